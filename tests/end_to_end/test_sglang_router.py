@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -111,3 +111,30 @@ def test_dstacks_recipe_the_router_answers_through_the_gateway_and_from_no_repli
     muxd.muxctl("sleep", "pair", "--level", "3")
     assert [worker["pid"] for worker in workers(muxd).values()] == [None] * 3
     assert muxd.ask("pair") == text, "held, not answered by 503"
+
+
+POLICIES = f"""\
+[defaults]
+engine = "simulator"
+probe_interval = "300ms"
+simulation = {{ {QUICK} }}
+[models.by_lot]
+replicas = 2
+gpus = [0, 1]
+router = {{ policy = "random" }}
+[models.of_two]
+replicas = 2
+gpus = [2, 3]
+router = {{ policy = "power_of_two" }}
+[models.halves]
+gpus = [4, 5, 6]
+prefill = {{ policy = "power_of_two" }}
+decode = {{ replicas = 2, policy = "power_of_two" }}
+"""
+
+
+def test_every_policy_serves_from_the_first_replica_or_the_first_of_each_half_on(start: Callable[..., Muxd]):
+    muxd = start(POLICIES)
+    for model in ("by_lot", "of_two", "halves"):
+        text = muxd.ask(model)
+        assert {muxd.ask(model) for _ in range(4)} == {text}

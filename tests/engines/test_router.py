@@ -176,6 +176,7 @@ def test_a_router_of_two_halves_is_told_so_and_each_halfs_policy(tmp_path):
     assert argv[argv.index("--policy") + 1] == "round_robin"
     assert argv[argv.index("--prefill-policy") + 1] == "cache_aware"
     assert argv[argv.index("--decode-policy") + 1] == "power_of_two"
+    assert argv.count("--prefill") == argv.count("--decode") == 2, "it starts with power_of_two only if it knows of two"
     assert "--pd-disaggregation" not in argv_of(tmp_path)
 
 

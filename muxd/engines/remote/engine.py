@@ -36,7 +36,6 @@ class RemoteServers(SGLangRouter):
         self._ports: dict[str, int] = {}  # of the bridges, by URL of a Unix socket
         self._bridges: Path | None = None  # None: there is no bridge
         self._silent: tuple[str, ...] = ()  # those that do not answer
-        self._is_told = True
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         options = _options(model)

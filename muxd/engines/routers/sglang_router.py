@@ -26,6 +26,9 @@ LARGEST_PAGE = 4 << 20
 #: Seconds that a whole answer may take.  The default, half an hour, would cut long answers; the proxy has the limits.
 NO_LIMIT = 365 * 24 * 3600
 
+#: Addresses of nobody: unprivileged servers have no port 1 or 2, and those that would (tcpmux) are gone.
+NOBODY = (f"http://{HOST}:1", f"http://{HOST}:2")
+
 #: Flags of every router.
 FLAGS = (
     *("--host", HOST),
@@ -48,6 +51,7 @@ class SGLangRouter(WorkerApiRouter):
     """The real router, in whatever environment has it."""
 
     _metrics_port = 0
+    _is_told = True  # of its workers once it runs; else its flags have them, or it finds pods by itself
 
     def _choose(self, model: Model, context: LaunchContext) -> dict[str, str]:
         port = context.chosen.get("prometheus_port") or _options(model).prometheus_port or free_port()
@@ -58,7 +62,8 @@ class SGLangRouter(WorkerApiRouter):
         options = _options(model)
         ports = ("--port", str(context.port), "--prometheus-port", str(self._metrics_port))
         argv = (interpreter(model), "-m", "sglang_router.launch_router", *FLAGS, *ports)
-        return (*argv, *_flags(options), *_half_flags(model), *options.args)
+        nobody = _nobody_flags(model) if self._is_told else ()
+        return (*argv, *_flags(options), *_half_flags(model), *nobody, *options.args)
 
     async def metrics(self, link: EngineClient) -> bytes | None:
         return await link.at(f"http://{HOST}:{self._metrics_port}").page("/metrics", LARGEST_PAGE)
@@ -90,6 +95,22 @@ def _half_flags(model: Model) -> Iterator[str]:
     for flag, half in (("--prefill-policy", model.prefill), ("--decode-policy", model.decode)):
         if half.policy:
             yield from (flag, half.policy)
+
+
+def _nobody_flags(model: Model) -> Iterator[str]:
+    """Yield the flags for workers that are not there, where the policy is power_of_two.
+
+    sglang-router 0.3.2 starts with that only if it knows of two workers (of each half) already.  It lists nobody who
+    does not answer, so that these never get a request: nothing listens there.
+    """
+    halves = [half for half in (model.prefill, model.decode) if half is not None]
+    if "power_of_two" not in (_options(model).policy, *(half.policy for half in halves)):
+        return
+    if halves:
+        for flag in ("--prefill", "--decode"):
+            yield from (word for url in NOBODY for word in (flag, url))
+    else:
+        yield from ("--worker-urls", *NOBODY)
 
 
 def _flags(options: RouterOptions) -> Iterator[str]:
