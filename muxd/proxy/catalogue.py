@@ -6,7 +6,6 @@ such model" while muxd cannot be reached.
 
 import logging
 from collections.abc import Callable
-from math import inf
 from time import monotonic, time
 from typing import Any
 
@@ -95,7 +94,7 @@ class Catalogue:
 
     def __init__(self, control: ControlClient, config: Config, told: Callable[[Config], None]) -> None:
         self.connected = False
-        self.lost_at = -inf  # monotonic time at which muxd was last there, and then was not
+        self.lost_at = monotonic()  # when muxd was last there, or this proxy was started: then muxd is soon, too
         self.tried = trio.Event()  # set after the first attempt to reach muxd
         self._control = control
         self._on_config = told

@@ -292,7 +292,17 @@ async def test_switch_timeout_ends_with_the_grant(tmp_path: Path) -> None:
         assert (await http_client.reply()).raw == OK
 
 
-async def test_without_muxd_requests_are_told_to_try_again(tmp_path: Path) -> None:
+async def test_who_asks_a_proxy_that_was_started_before_muxd_waits_for_muxd(tmp_path: Path) -> None:
+    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env:
+        waiting = await proxy_env.connect()
+        await waiting.send(post(chat()))
+        await _health(proxy_env, "unreachable")
+        async with proxy_env.muxd.running():
+            assert (await waiting.reply()).raw == OK
+
+
+async def test_without_muxd_requests_are_told_to_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muxd.proxy.leases._RESTART", 0.3)
     async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env:
         reply = await proxy_env.ask(post(chat()))
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "muxd_unreachable", b"1")
