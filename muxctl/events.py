@@ -81,7 +81,9 @@ def _when(event: dict[str, Any]) -> str:
 
 
 def _value(value: object) -> str:
-    """Return a value as text: a list without brackets, a text with blanks in quotes."""
+    """Return a value as text: lists without brackets, a reload's plan as model:action, a text with blanks in quotes."""
+    if isinstance(value, list) and all(isinstance(item, dict) and {"model", "action"} <= item.keys() for item in value):
+        value = [f"{item['model']}:{item['action']}" for item in value]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ",".join(value) or "-"
     text = value if isinstance(value, str) else json.dumps(value)

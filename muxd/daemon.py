@@ -236,7 +236,8 @@ async def _hear_signals(
                     reloads.start_soon(_reload, supervisor)
                     continue
                 hurry = supervisor.stopping.is_set()
-                log.info("%s was heard", signal.Signals(number).name)
+                means = "ending at once" if hurry else "finishing the requests in flight; once more ends muxd at once"
+                log.info("%s: %s", signal.Signals(number).name, means)
                 supervisor.shutdown(hurry=hurry)
 
 

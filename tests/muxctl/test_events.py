@@ -11,6 +11,12 @@ EVENTS = [
     {"id": 10, "time": 90000.0, "type": "state", "model": "qwen", "from": "ready", "to": "failed", "reason": "it died"},
     {"id": 11, "time": 90001.0, "type": "operator", "model": "qwen", "order": "stop"},
     {"id": 12, "time": 90002.0, "type": "reload", "restart": ["qwen", "b"], "add": [], "plan": [{"model": "c\x1b"}]},
+    {
+        "id": 12,
+        "time": 90002.0,
+        "type": "reload",
+        "plan": [{"model": "a", "action": "restart", "changes": ["args"]}, {"model": "c\x1b", "action": "add"}],
+    },
     {"id": 13, "type": "of tomorrow", "model": None, "from": ["a"], "to": None, "deep": {"er": 1}},
     {},
 ]
@@ -21,6 +27,7 @@ SHOWN = """\
 1970-01-02 01:00:00 state qwen ready -> failed reason="it died"
 1970-01-02 01:00:01 operator qwen order=stop
 1970-01-02 01:00:02 reload restart=qwen,b add=- plan=[{"model": "c\\u001b"}]
+1970-01-02 01:00:02 reload plan=a:restart,c :add
 ? of tomorrow a -> null deep={"er": 1}
 ? event
 """

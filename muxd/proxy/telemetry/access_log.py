@@ -1,4 +1,4 @@
-"""One line for every request: text for people, JSON for machines.
+"""One line for every request, save probes: text for people, JSON for machines.
 
 `record` formats a line at once, in 2 us (timeit), and never waits; a thread writes the lines later.  If the thread
 formatted them too, that work would come in lumps, and the serving thread would wait for the interpreter's lock.
@@ -109,7 +109,9 @@ class AccessLog:
         self._failing = False  # the last write failed
 
     def record(self, record: "RequestRecord") -> None:
-        """Log a request that has ended."""
+        """Log a request that has ended, but for a probe of /health that went well: muxd alone sends 17280 a day."""
+        if record.target == b"/health" and record.status == 200:
+            return
         at = record.ended_at
         second = int(at)
         if second != self._second:

@@ -51,6 +51,19 @@ async def test_json_is_one_object_with_units_in_its_names() -> None:
     }
 
 
+async def test_of_probes_only_one_that_fails_is_a_line() -> None:
+    kept = Kept()
+    log = AccessLog("text", kept)
+    record(log, target=b"/health", status=200)
+    record(log, target=b"/health", status=503)
+    record(log, target=b"/healthy", status=200)
+    await finish(log)
+    assert [re.search(r"POST (\S+) qwen (\d+)", line).groups() for line in kept.lines] == [
+        ("/health", "503"),
+        ("/healthy", "200"),
+    ]
+
+
 async def test_what_is_not_known_is_a_dash_or_null() -> None:
     nothing = {"key": "", "model": "", "route": "", "ttft": None, "code": "invalid_json", "end": "refused"}
     assert " - POST /v1/chat/completions - 200 refused invalid_json " in (line := await line_of("text", **nothing))
