@@ -6,10 +6,11 @@ import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from .declarations import keys_of
 from .default_paths import default_cache_dir, default_log_dir
-from .engine_options import DEFAULT_ENGINE, OPTION_KEYS, engines_with
+from .engine_options import DEFAULT_ENGINE, OPTION_KEYS, RemoteOptions, engines_with
 from .flag_advice import why_flag
 from .folders import why_no_logs, why_no_socket
 from .half_options import HALVES
@@ -219,6 +220,21 @@ def _proxy(config: Config, written: "_WrittenKeys") -> Iterator[Finding]:
     if port and port == proxy.port and collide(host, proxy.host):
         text = f"{port} is already the port of listen; use another, or leave it out: /metrics is there, too"
         yield ("proxy", "metrics_listen"), text
+    for model in config.models:
+        yield from _own_address(model, proxy.host, proxy.port)
+
+
+def _own_address(model: Model, host: str, port: int) -> Iterator[Finding]:
+    """Yield a problem where the proxy itself is one of a model's servers: a request would go round for ever."""
+    if not isinstance(model.engine_options, RemoteOptions):
+        return
+    for key in ("urls", "prefill", "decode"):
+        servers = getattr(model.engine_options, key)
+        for server in servers if isinstance(servers, tuple) else ():
+            url = urlsplit(server.split(" ")[0])
+            if url.port == port and url.hostname is not None and collide(url.hostname, host):
+                text = f"{server} is this muxd's own proxy, by [proxy] listen; name another server"
+                yield ("models", model.name, key), text
 
 
 def _open_to_anybody(config: Config, reported: set[KeyPath], *, by_flag: bool) -> Iterator[Finding]:

@@ -463,6 +463,10 @@ WRONG = [
         '"http://10.0.0.7:30000"',
     ),
     (
+        "proxy.listen = '127.0.0.1:30100'\n[models.a]\nengine = 'remote'\nurls = ['http://x:1', 'http://localhost:30100']",
+        "models.a.urls: http://localhost:30100 is this muxd's own proxy, by [proxy] listen; name another server",
+    ),
+    (
         "[models.a]\nengine = 'remote'\nurls = ['unix:r.sock']",
         'models.a.urls: "unix:r.sock" is no Unix socket; write its full path, as in "unix:/run/qwen.sock"',
     ),

@@ -12,10 +12,12 @@ import trio.testing
 
 from muxd.config import Daemon, Model
 from muxd.config.command_lines import Command
+from muxd.config.engine_options import RemoteOptions
 from muxd.config.half_options import HalfOptions
 from muxd.config.router_options import RouterOptions
 from muxd.engines.engine import LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
+from muxd.engines.remote.engine import RemoteServers
 from muxd.engines.routers import RoutedServer, SGLangRouter, StandInRouter
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, serve_http
@@ -193,3 +195,27 @@ def test_a_router_of_two_halves_is_told_so_and_each_halfs_policy(tmp_path):
 )
 def test_a_router_is_told_what_a_server_does_and_its_bootstrap_port(server, told):
     assert SGLangRouter()._worker(server) == told
+
+
+@pytest.mark.parametrize(
+    ("answering", "told"),
+    [
+        (("http://a:1",), "no answer from http://b:2; the other servers have its requests"),
+        ((), "no answer from http://a:1, http://b:2"),
+    ],
+)
+async def test_who_does_not_answer_is_named_and_others_only_where_there_are_any(monkeypatch, tmp_path, answering, told):
+    servers = RemoteServers()
+
+    async def sync(*_: object) -> tuple[str, ...]:
+        return answering
+
+    monkeypatch.setattr(servers, "sync", sync)
+    model = Model("qwen", engine="remote", engine_options=RemoteOptions(urls=("http://a:1", "http://b:2")))
+    daemon = Daemon(tmp_path, tmp_path, tmp_path)
+    context = LaunchContext(port=30001, workdir=tmp_path, tmpdir=tmp_path, admin_key="k", daemon=daemon)
+    servers.command(model, context)
+    async with open_http() as http:
+        link = EngineClient(http, "http://w", "", lambda _: None, call_timeout=1.0, probe_timeout=1.0)
+        assert await servers.is_ready(link) is bool(answering)
+    assert servers.notice == told

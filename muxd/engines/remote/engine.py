@@ -90,7 +90,8 @@ class RemoteServers(SGLangRouter):
         silent = tuple(url for url in self._urls if self._told(url) not in answering)
         if silent != self._silent:
             self._silent = silent
-            self.notice = f"no answer from {', '.join(silent)}; the other servers have its requests" if silent else ""
+            others = "; the other servers have its requests" if answering else ""
+            self.notice = f"no answer from {', '.join(silent)}{others}" if silent else ""
             if silent and answering:
                 log.warning("no answer from %s; the other servers of its model have its requests", ", ".join(silent))
         return bool(answering)
