@@ -92,7 +92,7 @@ def assert_told(reply: Reply, line: dict[str, Any]) -> None:
 async def test_a_connection_too_many_is_named_counted_and_logged(tmp_path: Path) -> None:
     async with open_proxy_env(tmp_path, **talkative(tmp_path), max_clients=1) as proxy_env:
         first = await proxy_env.connect()
-        assert (await first.ask(get(b"/health"))).status == 200
+        assert (await first.ask(get(b"/v1/models"))).status == 200
         reply = await (await proxy_env.connect()).reply()
         assert (reply.status, reply.code) == (503, "too_many_connections")
         assert await rejections(proxy_env, "too_many_connections", first) == 1.0
@@ -113,10 +113,9 @@ with_and_without_ids = pytest.mark.parametrize(
 )
 
 ANSWERED_HERE = {
-    "health": get(b"/health"),
     "models": get(b"/v1/models"),
     "metrics": get(b"/metrics"),
-    "HEAD": get(b"/health", method=b"HEAD"),
+    "HEAD": get(b"/v1/models", method=b"HEAD"),
     "no such route": get(b"/nothing"),
     "no such model": post(chat("gamma")),
     "malformed": b"hello\r\n\r\n",
@@ -147,7 +146,7 @@ async def test_the_size_of_a_refusal_after_a_wait_is_logged(tmp_path: Path, id_h
 # Passwords
 
 ABSOLUTE = {
-    "answered": b"GET http://user:hunter2@muxd.test/health?key=hunter2 HTTP/1.1\r\nHost: h\r\n\r\n",
+    "answered": b"GET http://user:hunter2@muxd.test/v1/models?key=hunter2 HTTP/1.1\r\nHost: h\r\n\r\n",
     "unknown": b"GET http://user:hunter2@muxd.test HTTP/1.1\r\nHost: h\r\n\r\n",
     "without a host": b"GET http://user:hunter2@muxd.test/health#hunter2 HTTP/1.1\r\n\r\n",
     "to a model": post(chat()).replace(CHAT, b"http://user:hunter2@muxd.test" + CHAT + b"?a=hunter2", 1),
