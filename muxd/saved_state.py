@@ -11,6 +11,7 @@ each of the newest state, however often that has changed meanwhile.  Only an act
 """
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -197,8 +198,25 @@ class StateFile:
         try:
             write(self.path, data)
         except OSError as error:
-            log.error(
-                "cannot write the state file %s: %s; should muxd die now, it would not be up to date",
-                self.path,
-                in_words(error),
-            )
+            is_current = _overwrite(self.path, data)
+            so = "it was overwritten in its place" if is_current else "should muxd die now, it would not be up to date"
+            log.error("cannot write the state file %s: %s; %s", self.path, in_words(error), so)
+
+
+def _overwrite(path: Path, data: bytes) -> bool:
+    """Write over a file, whose space a full disk does not take back; return whether all of it could be written.
+
+    A former state would have the next muxd take over sleepers that are awake.  What of this is cut, a checksum tells.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        written = os.pwrite(fd, data, 0)
+        os.ftruncate(fd, written)
+        return written == len(data)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)

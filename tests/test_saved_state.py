@@ -1,3 +1,4 @@
+import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_a_full_disk_does_not_end_muxd(tmp_path, caplog):
     file.state.workers["qwen"] = a_worker()
     file.save()
     assert "cannot write the state file" in caplog.text
+
+
+def test_on_a_full_disk_the_file_is_written_over_so_that_no_former_state_is_believed(tmp_path, caplog, monkeypatch):
+    file = StateFile(tmp_path / "state.json")
+    file.state.workers["qwen"] = a_worker(is_at_rest=True)
+    file.save()
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("muxd.saved_state.write", refuse)
+    file.state.workers["qwen"] = a_worker(call="release")
+    file.save()
+    assert "overwritten in its place" in caplog.text
+    assert StateFile(file.path).load().workers == file.state.workers
 
 
 # Damage

@@ -43,6 +43,27 @@ def test_without_a_disk_for_its_state_models_switch_and_the_file_is_right_again_
     assert muxd.ask("alpha") == texts["alpha"]
 
 
+def test_a_switch_without_a_disk_for_its_state_is_known_to_the_next_muxd(
+    disk: Callable[[str], Disk], start: Callable[..., Muxd]
+) -> None:
+    """A switch that is on no record, and then muxd is killed: the former record has the sleeper awake."""
+    state = disk("state")
+    muxd = start(two_models())
+    for name in ("beta", "alpha"):
+        muxd.ask(name)
+    before = {name: muxd.status(name)["pid"] for name in NAMES}
+    state.spoil()
+    muxd.ask("beta")
+    muxd.until_state("alpha", "asleep")
+    muxd.kill()
+    state.mend()
+    muxd.start_again()
+    assert {name: muxd.state(name) for name in NAMES} == {"alpha": "asleep", "beta": "ready"}
+    assert {name: muxd.status(name)["pid"] for name in NAMES} == before
+    for name in ("alpha", "beta"):
+        assert muxd.ask(name)
+
+
 def test_a_start_without_a_disk_for_its_state_is_told_and_is_made_again(
     disk: Callable[[str], Disk], start: Callable[..., Muxd]
 ) -> None:
