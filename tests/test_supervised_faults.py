@@ -350,5 +350,6 @@ async def test_an_operators_order_is_in_the_journal_with_the_moves_that_follow(a
             ("muxd_started", None),
             ("operator", "start"),
             ("state", "starting"),
+            ("switch", "a"),
             ("state", "ready"),
         ]
