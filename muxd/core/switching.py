@@ -305,8 +305,12 @@ class Switching:
         self._keep([s for s in self.running if s.begun or gpus.isdisjoint(self._claimed(s))])
 
     def _claimed(self, switch: Switch) -> frozenset[GpuId]:
-        """Return the GPUs that a switch is about: no other switch may touch them."""
-        of_groups = (self.host.groups[n].gpus for n in (switch.target, *switch.victims))
+        """Return the GPUs that a switch is about: no other switch may touch them.
+
+        One that gave way, has ended and may come to any GPUs has none of them any more, wherever it may come to next.
+        """
+        victims = (group for name in switch.victims if (group := self.host.groups[name]).is_placed)
+        of_groups = (group.gpus for group in (self.host.groups[switch.target], *victims))
         return frozenset().union(*of_groups, *(worker.gpus for worker in self._spared(switch)))
 
     # New ones
