@@ -464,7 +464,8 @@ class Switching:
         names = frozenset(worker.name for workers in spared.values() for worker in workers)
         blockers = [blocker for blocker in blockers if blocker.group.name not in spared]
         switch = Switch(group.name, {b.group.name: b.level for b in blockers}, self.host.now, spared=names)
-        self._keep([*self.running, switch])
+        # One whose target has died, and comes again with the same event, is over.
+        self._keep([*(s for s in self.running if s.target != group.name), switch])
         yield self._told(switch, group, cause, compared)
         for name, workers in spared.items():
             message = f"{name} gives way to {group.name} with these alone"
