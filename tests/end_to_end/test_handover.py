@@ -164,6 +164,7 @@ def test_streams_of_replaced_proxies_go_on_over_further_upgrades_and_a_kill(muxd
     """Two former proxies have streams at the same time, beside the one that serves."""
     muxd.config.write_text(muxd.config.read_text().replace('shutdown_timeout = "5s"', 'shutdown_timeout = "60s"'))
     _replace_proxy(muxd, "[proxy]", '[proxy]\ndrain_timeout = "49s"')  # from now on that is the time to finish
+    eventually(lambda: not muxd.saved().outgoing, "the one that would finish within 5 s is gone, and takes nobody")
     streams = []
     for former, setting in (('"49s"', '"50s"'), ('"50s"', '"51s"')):
         streams.append(Streams(muxd, "alpha", 2, 6000))
