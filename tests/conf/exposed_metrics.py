@@ -85,9 +85,9 @@ def error_codes() -> set[str]:
 
 
 def told_by_sglang() -> set[str] | None:
-    """The names in the source of the SGLang that is installed for tests/real; None where it is not."""
+    """The names in the source of the SGLang that is installed for tests/real; None where it is not, or not yet."""
     target = SGLangInstallation(DEFAULT)
-    if not target.python.exists():
+    if target.missing_steps():
         return None
     places = target.site_packages() / "sglang/srt/observability"
     return {name for text in _sources(places) for name in re.findall(r'name="(sglang:\w+)"', text)}

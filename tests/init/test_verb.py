@@ -13,9 +13,10 @@ from muxd.errors import ConfigError
 from muxd.gpus import GpuMemory
 from muxd.init.verb import init
 from tests.host.hub import Hub, model
+from tests.real.install import DEFAULT, SGLangInstallation
 
 GiB = 1 << 30
-TINY = Path(__file__).parents[2] / ".sglang-cpu/models"
+TINY = DEFAULT / "models"
 
 
 @pytest.fixture
@@ -239,7 +240,7 @@ def test_the_command_line_does_it_all_on_this_machine(hub, environ, tmp_path, ca
     assert again.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(not TINY.exists(), reason="needs `make real-sglang`")
+@pytest.mark.skipif(bool(SGLangInstallation(DEFAULT).missing_steps()), reason="needs `make real-sglang`, to its end")
 def test_the_tiny_models_of_the_tests_are_found(run, environ):
     run(models=[TINY])
     assert [model.name for model in load_config(Path("muxd.toml"), environ).models] == ["tiny-a", "tiny-b"]

@@ -1,15 +1,18 @@
 import os
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 
 from muxd.engines import engine_packages
 from muxd.engines.kind import NotInstalled
 from muxd.engines.sglang.interpreters import PACKAGE, find_sglang
+from tests.real.install import DEFAULT, SGLangInstallation
 
-REAL = Path(__file__).parents[3] / ".sglang-cpu/venv/bin/python"
+REAL = SGLangInstallation(DEFAULT).python
+needs_sglang = pytest.mark.skipif(
+    bool(SGLangInstallation(DEFAULT).missing_steps()), reason="needs `make real-sglang`, to its end"
+)
 
 
 @pytest.fixture
@@ -114,14 +117,14 @@ def test_without_any_all_that_were_asked_are_told_once(tmp_path):
     assert (found, asked) == (None, [sys.executable, str(plain)])
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="needs `make real-sglang`")
+@needs_sglang
 def test_the_real_sglang_is_found():
     version = sglang_of(str(REAL), os.environ)
     assert version is not None
     assert version[0].isdigit()
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="needs `make real-sglang`")
+@needs_sglang
 def test_the_real_sglang_says_which_arguments_it_does_not_take():
     model = ["--model-path", "x", "--enable-memory-saver"]
     asked = {
