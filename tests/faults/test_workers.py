@@ -3,8 +3,9 @@
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from tests.end_to_end.conftest import two_models
@@ -35,9 +36,15 @@ def idle(muxd: Muxd, clients: ThreadPoolExecutor) -> None:
 
 def busy(muxd: Muxd, clients: ThreadPoolExecutor) -> None:
     muxd.ask("alpha")
-    for _ in range(4):
-        clients.submit(muxd.post, "/v1/completions", {**LONG, "model": "alpha"})
-    eventually(lambda: muxd.status("alpha")["in_flight"] > 1, "requests are in flight")
+    asked: list[Future[httpx.Response]] = []
+
+    def in_flight() -> bool:
+        if all(each.done() for each in asked):  # at first, and where they were over before anybody looked
+            assert [each.result().text for each in asked if each.result().status_code != 200] == []
+            asked[:] = [clients.submit(muxd.post, "/v1/completions", {**LONG, "model": "alpha"}) for _ in range(4)]
+        return bool(muxd.status("alpha")["in_flight"] > 1)
+
+    eventually(in_flight, "requests are in flight")
 
 
 def draining(muxd: Muxd, clients: ThreadPoolExecutor) -> None:
