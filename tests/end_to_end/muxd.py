@@ -229,10 +229,11 @@ class Muxd:
             return [json.loads(line) for line in lines.iter_lines()][-1]
 
     def moves(self) -> list[tuple[str, str, str]]:
-        """Every state change so far: model, from, to."""
+        """Every state change since this muxd began: model, from, to."""
         lines = self._control.get("/v1/events?after=0&follow=0").text.splitlines()
         events = [json.loads(line) for line in lines]
-        return [(e["model"], e["from"], e["to"]) for e in events if e["type"] == "state"]
+        begun = max((n for n, event in enumerate(events) if event["type"] == "muxd_started"), default=0)
+        return [(e["model"], e["from"], e["to"]) for e in events[begun:] if e["type"] == "state"]
 
     def muxctl(self, *words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "muxctl", "--socket", str(self.socket), *words]
