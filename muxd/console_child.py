@@ -6,7 +6,6 @@ Nothing depends on it: no port is kept for it, and what a killed muxd left of it
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -33,10 +32,6 @@ class ConsoleChild:
         self._children = children
         self._child: Child | None = None
         self._stopping = False
-
-    def status(self) -> dict[str, Any]:
-        assert self._config.ui.listen is not None
-        return {"listen": str(self._config.ui.listen), "state": "running" if self._child is not None else "backoff"}
 
     async def run(self) -> None:
         """Keep it running until `stop`; never raises."""

@@ -14,6 +14,7 @@ import trio
 
 from .children import Child, Children, ChildSpec, Dropped, own_environment
 from .config import Config
+from .config.loopback import url_host
 from .config.proxy_settings import write_for_proxy
 from .engines.engine_client import EngineCallFailed, EngineClient
 from .errors import MuxdError, in_words
@@ -105,7 +106,7 @@ class ProxyChild:
         The kernel chooses who of several answers at the clients' port: each is asked at a socket of its own.
         """
         if self._share is None:
-            await self._probe(http, lambda: f"http://{_url_host(self._config.proxy.host)}:{self.ports.port}")
+            await self._probe(http, lambda: f"http://{url_host(self._config.proxy.host)}:{self.ports.port}")
         else:
             transport = httpx.AsyncHTTPTransport(uds=str(self._share.socket()))
             async with httpx.AsyncClient(transport=transport, trust_env=False) as own:
@@ -233,9 +234,3 @@ async def _answers(http: httpx.AsyncClient, url: str) -> bool:
     except EngineCallFailed as error:
         return error.lacking
     return True
-
-
-def _url_host(host: str) -> str:
-    """Return the host part of a URL that reaches a local listener at `host`."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]" if ":" in host else host

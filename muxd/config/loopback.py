@@ -1,4 +1,4 @@
-"""Addresses to listen at: which ones only this machine reaches, and which ones collide.
+"""Addresses to listen at: which ones only this machine reaches, which ones collide, and how each is reached from here.
 
 `ADVICE` is the message for an address that other machines reach while no API key is required.
 """
@@ -31,6 +31,12 @@ def collide(host: str, other: str) -> bool:
     if one == two or IPv6Address("::") in (one, two):
         return True
     return IPv4Address("0.0.0.0") in (one, two) and not any(isinstance(host, IPv6Address) for host in (one, two))
+
+
+def url_host(host: str) -> str:
+    """Return the host part of a URL that reaches a local listener at `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 def _address_or_name(host: str) -> IPv4Address | IPv6Address | str:

@@ -14,8 +14,8 @@ from typing import Any
 import trio
 
 from muxd import __version__, status
+from muxd.config.loopback import url_host
 from muxd.config.proxy_settings import settings_for_proxy
-from muxd.config.readers import Address
 from muxd.config.units import show_duration
 from muxd.core.events import HoldAsked, HoldEnded, OrderGiven, SwitchAsked, ValidationEnded, Verb
 from muxd.core.spec import LoanTerms
@@ -267,8 +267,7 @@ class SupervisorService:
         ui = self._reloader.config.ui
         if ui.listen is None:
             return {"url": None, "expires_s": None}
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ui.listen.host, ui.listen.host)
-        where = Address(host, ui.listen.port)
+        where = f"{url_host(ui.listen.host)}:{ui.listen.port}"
         return {"url": f"http://{where}/ui/api/enter?token={self._console_links.make()}", "expires_s": LIFE}
 
     def redeem_console_link(self, token: str) -> None:

@@ -9,7 +9,7 @@ import trio
 from muxd.client import ControlClient
 from muxd.config import Config
 from muxd.config.load import config_from_supervisor
-from muxd.config.loopback import is_loopback
+from muxd.config.loopback import is_loopback, url_host
 from muxd.config.schema import Key
 from muxd.errors import ConfigError, MuxdError
 from muxd.http.server import ServerLimits, serve_http
@@ -67,8 +67,7 @@ class CurrentKeys:
 
     def _take(self, config: Config) -> None:
         self.keys: tuple[Key, ...] = config.keys
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.proxy.host, config.proxy.host)
-        self.proxy = f"http://{f'[{host}]' if ':' in host else host}:{config.proxy.port}"
+        self.proxy = f"http://{url_host(config.proxy.host)}:{config.proxy.port}"
 
     async def run(self) -> None:
         """Ask muxd again and again; never returns."""
