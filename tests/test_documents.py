@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from muxctl.verbs import VERBS, parser_of
-from muxd.__main__ import command_line
+from muxd.arguments import command_line
 from tests.end_to_end.muxd import eventually
 from tests.ports import free_port
 

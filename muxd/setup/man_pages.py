@@ -20,7 +20,7 @@ from muxd.config.schema import SECTIONS, Key
 
 def man_pages() -> Mapping[str, str]:
     """Return the text of every page, by the name of its file."""
-    from muxd.__main__ import command_line
+    from muxd.arguments import command_line
     from muxd.completion import program
 
     muxd = program(command_line())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from muxd.__main__ import command_line
+from muxd.arguments import command_line
 from muxd.config.load import load_config, read_config
 from muxd.engines.registry import kind_of
 from muxd.importers.router_flags import RouterCommand

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from muxd.__main__ import _added, command_line
+from muxd.__main__ import _added
+from muxd.arguments import command_line
 from muxd.config.load import read_config
 
 PROJECT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from muxctl.verbs import VERBS
-from muxd.__main__ import command_line
+from muxd.arguments import command_line
 from muxd.config.declarations import keys_of
 from muxd.config.model_schema import MODEL_KEYS
 from muxd.config.schema import SECTIONS, Config

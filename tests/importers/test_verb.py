@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from muxd.__main__ import PROGRAMS, main
+from muxd.__main__ import main
+from muxd.arguments import PROGRAMS
 from muxd.config.load import load_config
 from muxd.importers import import_overlay
 from muxd.importers.import_overlay import ImportOverlay, JointOverlay

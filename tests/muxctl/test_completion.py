@@ -11,7 +11,7 @@ import pytest
 
 from muxctl.completion.outline import MODELS, MUXCTL
 from muxctl.verbs import VERBS
-from muxd.__main__ import command_line
+from muxd.arguments import command_line
 from muxd.completion import program
 
 from .conftest import ROOT
