@@ -220,8 +220,8 @@ def _proxy(options: Namespace) -> int:
     metrics = notifier.take(METRICS, config.proxy.metrics_listen)
     share = _share(options)
     if share is None and processes_of(config.proxy.processes) > 1:
+        from .frontends.proxy_parent import run_processes
         from .proxy.telemetry.metrics_port import listen_for_metrics
-        from .proxy_parent import run_processes
 
         if metrics is None and config.proxy.metrics_listen is not None:
             metrics = listen_for_metrics(*config.proxy.metrics_listen, notifier)

@@ -20,13 +20,15 @@ from .children import RUN_DIR, Children, become_subreaper, cgroups
 from .config import Config, Daemon
 from .config.default_paths import default_log_dir
 from .config.folders import why_not_had, writable_by_others
-from .console_child import ConsoleChild
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines.engine_client import open_http
 from .engines.gpu_source import open_gpus
 from .engines.missing import warn_of_missing_engines
 from .errors import ModelStuck, MuxdError, in_words
+from .frontends.console_child import ConsoleChild
+from .frontends.proxy_pool import ProxyPool, UnmanagedProxy
+from .frontends.proxy_ports import ProxyPorts, rescue
 from .history.database import HistoryFile
 from .launchers.observed_scripts import ObservedScripts
 from .left_behind import LeftBehind, find_left_behind, is_to_be_ended
@@ -34,8 +36,6 @@ from .locks import hold
 from .notify import Notifier
 from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
 from .pool_share import processes_of
-from .proxy_pool import ProxyPool, UnmanagedProxy
-from .proxy_ports import ProxyPorts, rescue
 from .saved_state import SavedState, StateFile
 from .successor import Successor
 from .supervisor import Reread, Supervisor

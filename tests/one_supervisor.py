@@ -10,6 +10,7 @@ import trio
 
 from muxd.config import Model
 from muxd.core.events import Verb
+from muxd.frontends.proxy_pool import UnmanagedProxy
 from muxd.log_losses import LogTeller
 from muxd.protocol import (
     DemandReport,
@@ -23,7 +24,6 @@ from muxd.protocol import (
     UnloadWish,
     WaitingRequests,
 )
-from muxd.proxy_pool import UnmanagedProxy
 from muxd.saved_state import SavedState, StateFile
 from muxd.supervisor import Supervisor
 from muxd.supervisor.sessions import ProxySession

@@ -37,6 +37,7 @@ AT_MOST = {
 #: What each of these rooms never imports of muxd.
 ABOVE_WORKERS = {"supervisor", "daemon", "control", "status", "metrics", "proxy"}
 NEVER = {
+    "frontends": {"core", "supervisor", "workers", "gpus", "control", "daemon", "proxy", "ui", "history", "simulator"},
     "ui": {"core", "supervisor", "workers", "children", "engines", "gpus", "control", "history", "simulator"},
     "setup": {"core", "supervisor", "workers", "children", "engines", "gpus", "control", "proxy", "simulator"},
     "config": ABOVE_WORKERS | {"core", "host", "workers", "children", "shim", "simulator"},

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import trio
 
-from .children import Child, Children, ChildSpec, own_environment
-from .config import Config
-from .config.proxy_settings import write_for_proxy
-from .errors import MuxdError, in_words
-from .own_files import make_way
+from muxd.children import Child, Children, ChildSpec, own_environment
+from muxd.config import Config
+from muxd.config.proxy_settings import write_for_proxy
+from muxd.errors import MuxdError, in_words
+from muxd.own_files import make_way
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from threading import Lock
 
-from .children import ChildRecord, read_shim_record
-from .config import Proxy
-from .notify import Notifier
-from .ports import CLIENTS, METRICS, AddressInUse, CannotListen, listen_at, listen_beside
-from .shim.listening import all_listening
-from .shim.processes import boot_id, look_up
+from muxd.children import ChildRecord, read_shim_record
+from muxd.config import Proxy
+from muxd.notify import Notifier
+from muxd.ports import CLIENTS, METRICS, AddressInUse, CannotListen, listen_at, listen_beside
+from muxd.shim.listening import all_listening
+from muxd.shim.processes import boot_id, look_up
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,15 @@ import pytest
 from muxd.config import Config, load_config
 from muxd.demo import write_demo_config
 from muxd.errors import ConfigError
+from muxd.frontends.proxy_parent import run_processes
 from muxd.ports import listen_at
-from muxd.proxy_parent import run_processes
 
 RUN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
 from muxd.config import load_config
-from muxd.proxy_parent import run_processes
+from muxd.frontends.proxy_parent import run_processes
 config = load_config(Path(sys.argv[1]), {"HOME": "/"})
 config = replace(config, proxy=replace(config.proxy, processes=2))
 sys.exit(run_processes(config, Path("/nowhere/muxd.toml"), [], None))

@@ -14,11 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from .config import Config
-from .errors import ConfigError
-from .pool_share import process_names, processes_of
-from .ports import CLIENTS, METRICS, listen_at, listen_beside
-from .shim.processes import PR_SET_PDEATHSIG, prctl
+from muxd.config import Config
+from muxd.errors import ConfigError
+from muxd.pool_share import process_names, processes_of
+from muxd.ports import CLIENTS, METRICS, listen_at, listen_beside
+from muxd.shim.processes import PR_SET_PDEATHSIG, prctl
 
 log = logging.getLogger(__name__)
 

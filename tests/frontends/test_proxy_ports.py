@@ -11,9 +11,9 @@ import pytest
 
 from muxd.config import Proxy
 from muxd.config.readers import Address
+from muxd.frontends.proxy_ports import ProxyPorts
 from muxd.notify import Notifier
 from muxd.ports import CLIENTS, METRICS, AddressInUse, CannotListen, listen_at
-from muxd.proxy_ports import ProxyPorts
 
 HERE = "127.0.0.1"
 

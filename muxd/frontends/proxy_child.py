@@ -12,20 +12,21 @@ from pathlib import Path
 import httpx
 import trio
 
-from .children import Child, Children, ChildSpec, Dropped, own_environment
-from .config import Config
-from .config.loopback import url_host
-from .config.proxy_settings import write_for_proxy
-from .engines.engine_client import EngineCallFailed, EngineClient
-from .errors import MuxdError, in_words
-from .left_behind import proxy_digest
-from .own_files import make_way
-from .pool_share import PoolShare
+from muxd.children import Child, Children, ChildSpec, Dropped, own_environment
+from muxd.config import Config
+from muxd.config.loopback import url_host
+from muxd.config.proxy_settings import write_for_proxy
+from muxd.engines.engine_client import EngineCallFailed, EngineClient
+from muxd.errors import MuxdError, in_words
+from muxd.left_behind import proxy_digest
+from muxd.own_files import make_way
+from muxd.pool_share import PoolShare
+from muxd.saved_state import StateFile
+from muxd.shim.processes import is_stopped
+from muxd.threads import in_thread
+from muxd.ticks import next_tick
+
 from .proxy_ports import ProxyPorts
-from .saved_state import StateFile
-from .shim.processes import is_stopped
-from .threads import in_thread
-from .ticks import next_tick
 
 log = logging.getLogger(__name__)
 

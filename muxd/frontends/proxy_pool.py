@@ -12,13 +12,14 @@ from typing import Any
 import httpx
 import trio
 
-from .children import Child, Children, Dropped
-from .config import Config
-from .left_behind import proxy_digest
-from .pool_share import PoolShare, make_pool_folder, process_names, processes_of
+from muxd.children import Child, Children, Dropped
+from muxd.config import Config
+from muxd.left_behind import proxy_digest
+from muxd.pool_share import PoolShare, make_pool_folder, process_names, processes_of
+from muxd.saved_state import StateFile
+
 from .proxy_child import ProxyChild
 from .proxy_ports import ProxyPorts
-from .saved_state import StateFile
 
 log = logging.getLogger(__name__)
 

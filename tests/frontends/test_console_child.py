@@ -5,7 +5,7 @@ from unittest.mock import Mock
 import trio
 import trio.testing
 
-from muxd.console_child import ConsoleChild
+from muxd.frontends.console_child import ConsoleChild
 
 
 class SlowChild:

@@ -12,14 +12,14 @@ import httpx
 import pytest
 import trio
 
-from muxd import proxy_child
 from muxd.children import Children
 from muxd.config import load_config
 from muxd.config.readers import Address
 from muxd.demo import write_demo_config
+from muxd.frontends import proxy_child
+from muxd.frontends.proxy_pool import ProxyPool
+from muxd.frontends.proxy_ports import ProxyPorts
 from muxd.notify import Notifier
-from muxd.proxy_pool import ProxyPool
-from muxd.proxy_ports import ProxyPorts
 from muxd.saved_state import StateFile
 
 
