@@ -131,10 +131,17 @@ def _sweep(options: Namespace) -> int:
 
 
 def _router(options: Namespace) -> int:
+    from .check.routers import refuse_args
     from .importers.router_flags import RouterCommand
 
     added = RouterCommand.of(options.flags)
-    return _run_daemon(lambda: _load(None, added), can_upgrade=True)
+
+    def read() -> Config:
+        config = _load(None, added)
+        refuse_args(config.models, os.environ)
+        return config
+
+    return _run_daemon(read, can_upgrade=True)
 
 
 def _validate(options: Namespace, read: Callable[[], Config]) -> int:

@@ -50,4 +50,6 @@ class RouterOptions:
         example="/opt/router/bin/python",
         doc="The interpreter that has sglang-router.  Default: muxd's own, see `pip install 'muxd[router]'`.",
     )
-    args: tuple[str, ...] = key(texts, [], doc="Further flags of sglang-router, passed on unchanged.")
+    args: tuple[str, ...] = key(
+        texts, [], doc="Further flags of sglang-router, passed on unchanged; muxd check asks its own parser of them."
+    )

@@ -18,7 +18,12 @@ from muxd.ports import HOST, free_port
 from .worker_api import WorkerApiRouter
 
 #: The package as an interpreter has it.
-PACKAGE = EnginePackage("sglang_router", "sglang-router", imports="")
+PACKAGE = EnginePackage(
+    "sglang_router",
+    "sglang-router",
+    imports="from sglang_router.router_args import RouterArgs",
+    add="RouterArgs.add_cli_args(parser)",
+)
 
 #: Bytes of its metrics page, at most; 20 KB were seen with two workers.
 LARGEST_PAGE = 4 << 20

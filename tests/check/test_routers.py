@@ -1,0 +1,55 @@
+"""`router.args` are compared with the real sglang-router's own parser before anything starts."""
+
+import subprocess
+import sys
+
+import pytest
+
+MODEL = 'engine = "simulator"\nreplicas = 2\ngpus = [0, 1]\n'
+
+
+def faults(report, args, name="qwen"):
+    status, lines = report(f"[models.{name}]\n{MODEL}router = {{ policy = 'random', args = {args} }}\n")
+    return status, [text for mark, subject, text in lines if (mark, subject) == ("WRONG", name)]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--eviction-interval", "x"], "argument --eviction-interval-secs: invalid int value: 'x'"),
+        (["--cb-failur-threshold", "3"], "it knows no --cb-failur-threshold; did you mean --cb-failure-threshold?"),
+        (["--assignment-mode", "eldest"], "--assignment-mode: eldest is no value of it; there are"),
+        (["word"], "word belongs to no flag; remove it, or write its flag first"),
+        (["--max-tree-size"], "argument --max-tree-size: expected one argument"),
+    ],
+)
+def test_what_the_router_would_refuse_is_an_error_with_its_line(report, args, said):
+    status, (text,) = faults(report, args)
+    assert status == 2
+    assert text.startswith(f"muxd.toml:7: the sglang-router of {sys.executable} does not take router.args: {said}")
+
+
+def test_every_fault_of_several_flags_is_told(report):
+    status, told = faults(report, ["--eviction-interval", "x", "--max-idle-secs", "y", "--nothing"])
+    assert status == 2
+    assert len(told) == 3
+
+
+def test_a_flag_that_is_muxds_own_names_its_key(report):
+    status, (text,) = faults(report, ["--policy", "random"])
+    assert (status, text) == (2, "muxd.toml:7: models.qwen.router.args: --policy is muxd's own; use the key policy")
+
+
+def test_flags_that_the_router_knows_are_fine(report):
+    status, told = faults(report, ["--eviction-interval", "60", "--cb-failure-threshold=3", "--dp-aware"])
+    assert (status, told) == (0, [])
+
+
+def test_the_command_line_of_the_router_is_refused_before_anything_starts(tmp_path):
+    argv = [sys.executable, "-m", "muxd", "router", "--worker-urls", "http://127.0.0.1:1", "--eviction-interval", "x"]
+    environ = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("muxd router: the sglang-router of ")
+    assert line.endswith("argument --eviction-interval-secs: invalid int value: 'x'")
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
