@@ -20,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # run as a program, by a Python that has nothing of the project
 
+from tests.real import mooncake  # noqa: E402
 from tests.real.installation import GB, MODELS, Installation, Step, main, make_environment, refuse_cuda_torch  # noqa: E402
 
 DEFAULT = HERE.parents[1] / ".sglang-cpu"
@@ -40,6 +41,9 @@ class SGLangInstallation(Installation):
             Step("stand-ins", stand_ins, install_stand_ins),
             MODELS,
         )
+
+    def add_extras(self) -> None:
+        mooncake.install(self.python, self.folder / "mooncake")
 
 
 def install_packages(target: Installation) -> None:

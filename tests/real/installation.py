@@ -68,6 +68,9 @@ class Installation:
     def steps(self) -> tuple[Step, ...]:
         raise NotImplementedError
 
+    def add_extras(self) -> None:
+        """Install what some tests need, and do without."""
+
     def missing_steps(self) -> list[Step]:
         """The steps from the first one that is not done, or not done from today's inputs."""
         try:
@@ -179,6 +182,7 @@ def last_line(text: str | None) -> str:
 def install(target: Installation) -> None:
     folder = target.folder
     if not target.missing_steps():
+        target.add_extras()
         print(f"{folder}: installed already")
         return
     if missing := lacking(target):
@@ -189,6 +193,7 @@ def install(target: Installation) -> None:
             print(f"{folder}: {step.name} ({number} of {len(steps)})", flush=True)
             step.run(target)
             target.mark_done(step)
+        target.add_extras()
     print(f"{folder}: installed")
 
 
