@@ -17,19 +17,36 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from muxd.errors import BadRequest, BodyTooLarge, HeadTooLarge, MuxdError, TlsNotSupported
 
+from .known_heads import LONGEST_KNOWN, KnownHead, KnownHeads
+
 Headers = list[tuple[bytes, bytes]]
 
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _CHECKED_LENGTHS = frozenset(map(len, (b"host", b"expect", b"upgrade", b"content-length", b"transfer-encoding")))
 _SMALL_HEAD = 4096  # bytes: a head of up to so many is not counted against head_memory
 _MAX_PARAMETERS = 32  # parameters of a query: to parse thousands takes milliseconds
+_MOST_AT_ONCE = 64 << 10  # bytes of a request that is compared with a known head
+_MOST_STRANGE = 8  # requests of a connection without a known head, after which none is looked for
 _MAX_PIECES = 1024  # pieces of a body that are held before they are joined: until then a one-byte chunk costs 40 bytes
 
 
 class Request:
-    """One complete request.  `headers` are as the client sent them, with case, order and duplicates."""
+    """One complete request.  `headers` are as the client sent them, with case, order and duplicates.
 
-    __slots__ = ("body", "head_size", "headers", "http_version", "keep_alive", "method", "target")
+    `known` is what is kept of its head, or None.  `is_plain` is the owner's: no header needs a check of its own.
+    """
+
+    __slots__ = (
+        "body",
+        "head_size",
+        "headers",
+        "http_version",
+        "is_plain",
+        "keep_alive",
+        "known",
+        "method",
+        "target",
+    )
 
     def __init__(
         self,
@@ -40,8 +57,11 @@ class Request:
         http_version: str,
         keep_alive: bool,
         head_size: int = 0,
+        known: KnownHead | None = None,
     ) -> None:
         """Keep the parts of a request; `head_size` is the head's size in bytes where it is over 4 KiB, else 0."""
+        self.known = known
+        self.is_plain = False
         self.head_size = head_size
         self.method = method
         self.target = target
@@ -112,12 +132,15 @@ class RequestParser:
         "_feeding",
         "_headers",
         "_joined",
+        "_known",
+        "_known_heads",
         "_max_body",
         "_max_head",
         "_method",
         "_parser",
         "_parts",
         "_ready",
+        "_strange",
         "_upgrade",
         "_upgrading",
         "_url",
@@ -131,8 +154,16 @@ class RequestParser:
         "rest",
     )
 
-    def __init__(self, max_head: int, max_body: int, upgrades: Collection[bytes] = ()) -> None:
-        """Take the limits in bytes, and the protocols, in lower case, to which a request without a body may upgrade."""
+    def __init__(
+        self, max_head: int, max_body: int, upgrades: Collection[bytes] = (), known_heads: KnownHeads | None = None
+    ) -> None:
+        """Take the limits in bytes, and the protocols, in lower case, to which a request without a body may upgrade.
+
+        `known_heads`: those of all connections, where the same heads are likely to come again.
+        """
+        self._known_heads = known_heads if max_head > LONGEST_KNOWN else None
+        self._known: KnownHead | None = None  # that of the last request
+        self._strange = 0  # requests that did not have it
         self._max_head = max_head
         self._max_body = max_body
         self._parser: HttpRequestParser | None = HttpRequestParser(self)
@@ -172,6 +203,12 @@ class RequestParser:
             raise self.broken
         if self._ended:
             return []
+        text = b""
+        if self._known_heads is not None and not self.mid_message and len(data) <= _MOST_AT_ONCE:
+            text = bytes(data)
+            known = self._known
+            if known is not None and (parts := known.parts(text, self._max_body)) is not None:
+                return [Request(known.method, known.target, parts[0], parts[1], "1.1", True, 0, known)]
         assert self._parser is not None
         ready: list[Request] = []
         self._ready = ready
@@ -195,7 +232,16 @@ class RequestParser:
                 self.broken = self.broken or self._head_too_large()
         if self.broken is not None and not ready:
             raise self.broken
+        if text and len(ready) == 1 and not self.mid_message and self.broken is None:
+            self._know(ready[0], text)
         return ready
+
+    def _know(self, request: Request, text: bytes) -> None:
+        """Keep the head of the one request in `text`, for the next, unless this client's heads differ each time."""
+        assert self._known_heads is not None
+        if self._strange < _MOST_STRANGE:
+            self._strange += 1
+            self._known = request.known = self._known_heads.of(request, text)
 
     def release(self) -> None:
         """Free all that is held; `feed` may not be called after this.

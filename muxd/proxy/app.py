@@ -204,8 +204,8 @@ class ProxyServer:
         """Renew the rules for hosts and origins: they depend on whether clients must show an API key."""
         home, proxy = at_home(self._sockname, keyed=bool(self.dispatcher.keyring)), config.proxy
         checked = proxy.hosts or (home and not proxy.allow_anonymous)
-        self.dispatcher.hosts = Hosts(proxy.hosts) if checked and "*" not in proxy.hosts else None
-        self.dispatcher.origins = Origins(proxy.allow_origins, at_home=home)
+        hosts = Hosts(proxy.hosts) if checked and "*" not in proxy.hosts else None
+        self.dispatcher.set_rules(hosts, Origins(proxy.allow_origins, at_home=home))
 
     def _begin_page(self, deliver: Callable[[bytes, bytes], None]) -> None:
         async def make() -> None:

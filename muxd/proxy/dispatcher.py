@@ -28,7 +28,8 @@ from .preload import Preload
 from .proxied_request import ProxiedRequest, RequestTimeouts
 from .requests import capabilities, classes, encodings, ollama, routes
 from .requests.embeddings import AskedEmbeddings
-from .requests.request_info import AskedChat, BodyFormat, no_messages, unnamed
+from .requests.plain_heads import COMMENTS_HEADER, HeadJudge
+from .requests.request_info import BodyFormat, no_messages, unnamed
 from .requests.routes import LocalAnswer, LocalRequest, WorkerRequest
 from .sockets.context import CompleteResponse, Downstream, PendingResponse
 from .telemetry.recorder import Recorder, RequestRecord
@@ -38,7 +39,6 @@ from .unpacking import Unpacking
 log = logging.getLogger(__name__)
 
 _JSON = b"application/json"
-_COMMENTS_HEADER = b"x-muxd-comments"
 _OFF = (b"off", b"false", b"no", b"none", b"0")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin files with it, and SGLang skips it
 _MOST_COMPARED = 500  # known names that an unknown one is compared with
@@ -65,8 +65,8 @@ class RequestDispatcher:
         """
         self.keyring = keyring
         self._tls_told_until = 0.0
-        self.hosts: Hosts | None = None  # None: any Host is allowed
-        self.origins = Origins(None, at_home=False)
+        self._heads = HeadJudge(records.ids.names)
+        self.set_rules(None, Origins(None, at_home=False))
         self._catalogue = catalogue
         self._leases = leases
         self._pace = pace
@@ -76,25 +76,34 @@ class RequestDispatcher:
         self._most_failed = most_failed
         self._closing_refusal: Refusal | None = None
 
+    def set_rules(self, hosts: Hosts | None, origins: Origins) -> None:
+        """Check Host and Origin by these rules from now on; without `hosts` any Host is allowed."""
+        self._hosts, self._origins = hosts, origins
+        self._heads.forget()
+
     def close(self, refusal: Refusal) -> None:
         """Refuse with `refusal`, from now on, every request that would have to wait for its model."""
         self._closing_refusal = refusal
 
     def answer(self, client: Downstream, request: Request) -> CompleteResponse | PendingResponse:
         """Return the complete response, or the object that will send it later."""
-        record = self._record(request, client.address)
+        if self._heads.find_plain(request):
+            record = RequestRecord(self._recorder, request, client.address)
+        else:
+            record = self._record(request, client.address)
         try:
-            preflight = self._before_keys(request)
-            if preflight is not None:
+            if not request.is_plain and (preflight := self._before_keys(request)) is not None:
                 return _complete(record, preflight)
             api_key = self._authenticate(request, client.address) if self.keyring.by_digest else None
             if api_key is not None:
                 record.key = api_key.name
-            if request.body and (codings := encodings.codings(request)):
+            if request.body and not request.is_plain and (codings := encodings.codings(request)):
                 unpacking = Unpacking(client, request, record, codings)
                 if unpacking.goes_on():
                     plain = partial(self._answer_plain, client, request, record, api_key)
                     return unpacking.then(plain, lambda refusal: _refused(record, refusal, request))
+            if not request.is_plain:
+                self._heads.judge(request)
         except Refusal as refusal:
             return _refused(record, refusal, request)
         return self._answer_plain(client, request, record, api_key)
@@ -134,17 +143,17 @@ class RequestDispatcher:
 
     def _record(self, request: Request, address: str) -> RequestRecord:
         record = RequestRecord(self._recorder, request, address)
-        record.cors = self.origins.lines(request)
+        record.cors = self._origins.lines(request)
         return record
 
     def _before_keys(self, request: Request) -> bytes | None:
         """Check Host and Origin as browsers send them; return the response to a preflight, else None; raise Refusal."""
-        if self.hosts is not None:
-            self.hosts.check(request)
+        if self._hosts is not None:
+            self._hosts.check(request)
         if request.method == "OPTIONS":
-            return self.origins.preflight(request)
-        if self.origins.given:
-            self.origins.check(request)
+            return self._origins.preflight(request)
+        if self._origins.given:
+            self._origins.check(request)
         return None
 
     def _answer_locally(
@@ -187,9 +196,9 @@ class RequestDispatcher:
             preloads, unloads = asked.preloads(), asked.unloads()
         if entry.routes is not None and found.route not in entry.routes and not preloads:
             raise capabilities.refusal(entry.told, entry.makes, found.route, asked.model or entry.name)
-        if found.label == "/v1/chat/completions" and isinstance(asked, AskedChat) and asked.is_empty():
+        if asked.is_empty and found.label == "/v1/chat/completions":
             raise no_messages("is empty")  # /v1/messages may have a "system" instead
-        kept = asked.keeps()
+        kept = asked.keeps() if asked.keep_alive or asked.ttl else None
         lines, priority = record.id.line, 0
         if api_key is not None:
             lines, priority = api_key.authorize(entry.name) + lines, api_key.priority
@@ -199,7 +208,7 @@ class RequestDispatcher:
                 record, _ok_response(request, _JSON, _to_json(ollama.done(asked.model, found.label, "unload")))
             )
         kind = Preload if preloads else ProxiedRequest
-        if isinstance(asked, AskedEmbeddings) and not preloads:
+        if not preloads and isinstance(asked, AskedEmbeddings):
             kind = Embedding
             translated = asked.told(request.body, entry.worker_name(asked.model) or asked.model)
             client.lighten(len(request.body) - len(translated))
@@ -212,8 +221,13 @@ class RequestDispatcher:
         if self._closing_refusal is not None and lease.grant is None:
             raise self._closing_refusal
         record.meter = lease.meter
-        ruled = self.origins.given
-        comments = (api_key is None or api_key.comments) and (not found.streams or _takes_comments(request))
+        is_plain = request.is_plain
+        comments = api_key is None or api_key.comments
+        if found.streams and not is_plain:
+            comments = comments and _takes_comments(request)
+        is_batch = False
+        if not is_plain or asked.service_tier or api_key is not None:
+            is_batch = classes.is_batch(request, asked.tier(), api_key)
         proxied = kind(
             client,
             request,
@@ -223,8 +237,8 @@ class RequestDispatcher:
             record,
             lines=lines,
             priority=priority,
-            is_batch=classes.is_batch(request, asked.tier(), api_key),
-            ruled=ruled,
+            is_batch=is_batch,
+            ruled=self._origins.given,
             comments=comments,
         )
         if unloads:
@@ -233,7 +247,7 @@ class RequestDispatcher:
             proxied.fatal_error = entry.fatal_error
         if isinstance(proxied, Embedding):
             proxied.asked = asked.model
-        if isinstance(proxied, Preload):
+        elif isinstance(proxied, Preload):
             proxied.answer = _ok_response(request, _JSON, _to_json(ollama.done(asked.model, found.label, "load")))
         if kept and (longest := self._longest_keep(api_key)):
             lease.keep(min(kept, longest))
@@ -267,7 +281,7 @@ class RequestDispatcher:
         if grant is not None:
             record.meter = lease.meter
             unleased = UnleasedRequest(
-                client, request, found, lease, self._pace, record, lines=lines, ruled=self.origins.given
+                client, request, found, lease, self._pace, record, lines=lines, ruled=self._origins.given
             )
             unleased.forward(grant)
             return unleased
@@ -366,7 +380,7 @@ class RequestDispatcher:
 
 def _takes_comments(request: Request) -> bool:
     """Return whether the client can bear comments in its stream: some clients take every line for data."""
-    value = request.header(_COMMENTS_HEADER)
+    value = request.header(COMMENTS_HEADER)
     return value is None or value.strip().lower() not in _OFF
 
 

@@ -60,6 +60,7 @@ class RequestInfo(msgspec.Struct):
     service_tier: msgspec.Raw = msgspec.Raw()
     form: ClassVar[BodyFormat] = BodyFormat.JSON
     in_body: ClassVar[bool] = True  # the body names the model
+    is_empty: ClassVar[bool] = False  # a dialogue without a message
     may_preload: ClassVar[bool] = False  # it may be one that only loads or unloads the model
 
     def keeps(self) -> float | None:
@@ -102,10 +103,11 @@ class AskedChat(RequestInfo):
 
     messages: msgspec.Raw = msgspec.Raw()
 
-    def is_empty(self) -> bool:
-        """Return whether "messages" is an empty list."""
-        found = _LIST.match(self.messages)
-        return found is not None and found[1] is not None
+
+class EmptyDialogue(RequestInfo):
+    """A dialogue whose "messages" are an empty list."""
+
+    is_empty: ClassVar[bool] = True
 
 
 class _NativeRequest(RequestInfo):
@@ -159,18 +161,22 @@ def in_json(request: Request) -> RequestInfo:
 
 def as_chat(request: Request) -> RequestInfo:
     """Read the JSON body of a route that takes a dialogue; raise Refusal, also where "messages" is no list."""
-    demand_json(request)
+    if not request.is_plain:
+        demand_json(request)
     body = request.body
     asked = _decode_at_once(_decode_chat, body)
     if asked is None:
         fields = _fields(body)
         model, stream = name_of(fields.get("model")), _is_true(fields.get("stream", b"false"))
         asked = AskedChat(model, stream, *_kept(fields), messages=msgspec.Raw(fields.get("messages", b"")))
-    if asked.messages in _NO_MESSAGES:
-        raise no_messages("is missing")
-    if not _LIST.match(asked.messages):
-        raise no_messages("is no list")
-    return asked
+    found = _LIST.match(asked.messages)
+    if found is None:
+        raise no_messages("is missing" if asked.messages in _NO_MESSAGES else "is no list")
+    return (
+        asked
+        if found[1] is None
+        else EmptyDialogue(asked.model, asked.stream, asked.keep_alive, asked.ttl, asked.service_tier)
+    )
 
 
 def no_messages(problem: str) -> Refusal:

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from muxd.http.known_heads import KnownHeads
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 
@@ -125,6 +126,7 @@ class ConnectionContext:
     held: int = 0  # bytes of request bodies
     heads: int = 0  # bytes of request heads over 4 KiB
     places: ConnectionSlots = field(init=False)
+    known_heads: KnownHeads = field(default_factory=KnownHeads)
     closing: bool = False  # the proxy ends: no further request is read on any connection
     _left: trio.Event = field(default_factory=trio.Event)
 

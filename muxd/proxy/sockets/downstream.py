@@ -76,7 +76,7 @@ class ClientConnection(Connection):
         self._context = context
         self.address = address
         self.peer = peer
-        self._parser = RequestParser(context.limits.max_head, context.limits.max_body)
+        self._parser = RequestParser(context.limits.max_head, context.limits.max_body, known_heads=context.known_heads)
         self._backlog: deque[Request] = deque()  # complete requests that wait for their turn
         self._advancing = False
         self._reading = False

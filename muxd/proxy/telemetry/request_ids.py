@@ -32,7 +32,7 @@ class RequestIds:
     """
 
     def __init__(self, headers: tuple[str, ...]) -> None:
-        names = [name.lower().encode() for name in headers]
+        self.names = names = [name.lower().encode() for name in headers]
         self._ranks = {name: rank for rank, name in enumerate(names)}
         # Few headers have the length of one of these names: 0.035 us a header, where lower() would make it 0.06.
         self._lengths = frozenset(map(len, names))
@@ -44,6 +44,8 @@ class RequestIds:
 
     def of(self, request: Request) -> RequestId:
         """Return the id of a request."""
+        if request.is_plain:
+            return self._made_here()
         best, found = len(self._ranks), None
         lengths = self._lengths
         for header in request.headers:
@@ -53,6 +55,9 @@ class RequestIds:
                     best, found = rank, header
         if found is not None:
             return self._from_client(*found)
+        return self._made_here()
+
+    def _made_here(self) -> RequestId:
         number = next(self._numbers)
         line = self._default % number if self._default else b""
         return RequestId(self._prefix + str(number), line, line, b"")
