@@ -1,12 +1,14 @@
 """The members of a model's group: which workers serve it, and what the core is told of them.
 
 A model with one worker is served by that alone, under the model's name.  With `replicas` there are NAME/0, NAME/1 ...,
-as many as there may ever be, each with its share of the model's GPUs, and NAME/router, which has the model's port.
+as many as there may ever be, each with its share of the model's GPUs, or any of them, and NAME/router, which has the
+model's port.
 With `prefill` and `decode` the workers are NAME/prefill-0 ... and NAME/decode-0 ... instead.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import repeat
 from typing import NamedTuple
 
 from .config import Model
@@ -35,7 +37,8 @@ def members_of(model: Model) -> tuple[Member, ...]:
     common = replace(model, served_names=named, replicas=1, max_replicas=0, min_replicas=None, scaling=None)
     router = Member(Role.ROUTER, replace(common, name=router_of(model.name), gpus=(), memory=None))
     common = replace(common, prefill=None, decode=None)
-    shares = (model.gpus[number * each : (number + 1) * each] for number in range(model.most_replicas))
+    parts = (model.gpus[number * each : (number + 1) * each] for number in range(model.most_replicas))
+    shares = repeat(model.gpus, model.most_replicas) if model.any_gpus else parts
     serving = (
         Member(
             role, replace(common, name=f"{model.name}/{name}", half=half, args=(*model.args, *args), gpus=gpus, port=0)

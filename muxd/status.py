@@ -10,7 +10,8 @@ from .config.loopback import is_loopback
 from .config.schema import GpuBudgets
 from .core.ledger import GpuId, in_order, shown_gpu
 from .core.progress import Progress
-from .core.states import WorkerState
+from .core.spec import Role
+from .core.states import DOWN, WorkerState
 from .core.view import GroupView, HostView, ScaleView, SwitchView, WorkerView
 from .gpus import Gpus
 from .members import members_of
@@ -92,6 +93,13 @@ def _gpus(model: Model, group: GroupView) -> Sequence[GpuId]:
     return in_order(group.gpus) if not group.is_down else ()
 
 
+def _gpus_of(worker: WorkerView, model: Model) -> Sequence[GpuId]:
+    """Return likewise the GPUs of one of several workers."""
+    if not model.any_gpus or worker.role is Role.ROUTER:
+        return model.gpus
+    return () if worker.state in DOWN else in_order(worker.gpus)
+
+
 def _worker_status(worker: WorkerView, runners: Mapping[str, Runner], now: float) -> dict[str, Any]:
     """Return what one worker of several does; the keys mean what they do for a model."""
     runner = runners[worker.name]
@@ -102,7 +110,7 @@ def _worker_status(worker: WorkerView, runners: Mapping[str, Runner], now: float
         "spare": worker.is_spare,
         "since_s": seconds(now - worker.since),
         "level": worker.level if worker.state is WorkerState.ASLEEP else None,
-        "gpus": [shown_gpu(gpu) for gpu in runner.model.gpus],
+        "gpus": [shown_gpu(gpu) for gpu in _gpus_of(worker, runner.model)],
         "url": worker.url if worker.state is WorkerState.READY else None,
         "restarts": worker.restarts,
         "pid": runner.pid,

@@ -14,6 +14,7 @@ from muxd.config.flags import runs_on_cpu
 from muxd.config.model_schema import Model, Script
 from muxd.config.problems import Problems
 from muxd.config.schema import Config, GiB
+from muxd.core.ledger import how_many_fit
 from muxd.engines.registry import kind_of
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.model_kinds import NoModel, Unreadable, Unusable, config_of
@@ -49,7 +50,8 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
 
 def _gpus(model: Model) -> str:
     names = ", ".join(model.gpus)
-    return f"any {model.any_gpus} of GPU {names}" if model.any_gpus else f"GPU {names}"
+    each = f" for each of its {model.most_replicas} replicas" * (model.most_replicas > 1)
+    return f"any {model.any_gpus} of GPU {names}{each}" if model.any_gpus else f"GPU {names}"
 
 
 def _too_few(model: Model, where: str) -> Iterator[ReportLine]:
@@ -212,6 +214,9 @@ def _crowded_lines(model: Model, rooms: Mapping[str, int], where: str) -> Iterat
     """Yield a line for each GPU that never has room for all of those replicas on it with which the model begins."""
     share = kind_of(model).granted(model)
     at_first = max(model.replicas, model.min_replicas or 0) if model.prefill is None else model.most_replicas
+    if model.any_gpus:
+        yield from _spread_lines(model, rooms, at_first, where)
+        return
     for gpu, count in Counter(model.gpus[: at_first * model.gpus_each]).items():
         room = rooms.get(gpu, inf)
         if count == 1 or (share and count * share <= room):
@@ -223,6 +228,23 @@ def _crowded_lines(model: Model, rooms: Mapping[str, int], where: str) -> Iterat
             text = f"{count} replicas cannot share GPU {gpu}, all of which one may take"
             text = f"{text}; give it sizes in memory, of kv too, or each a GPU of its own"
         yield wrong(model.name, text, where)
+
+
+def _spread_lines(model: Model, rooms: Mapping[str, int], at_first: int, where: str) -> Iterator[ReportLine]:
+    """Yield a line if not all replicas of a model fit that runs on any GPUs: wrong for those with which it begins."""
+    share, most = kind_of(model).granted(model), model.most_replicas
+    slots = [int(rooms[gpu]) // share if share and gpu in rooms else 1 for gpu in model.gpus]
+    fit = how_many_fit(slots, model.any_gpus, most)
+    if fit == most or len(model.gpus) < model.any_gpus:
+        return
+    count = f"{model.any_gpus} GPUs" if model.any_gpus > 1 else "one GPU"
+    needs = f"{_gib(share)} of {count}" if share else f"{count} to itself"
+    text = f"each replica needs {needs}, and {fit} of them fit on GPU {', '.join(model.gpus)}"
+    if fit < at_first:
+        remedy = "correct memory" if share else "give it sizes in memory, of kv too"
+        yield wrong(model.name, f"{text}, not {at_first}; ask for fewer, or {remedy}", where)
+    else:
+        yield warn(model.name, f"{text}: max_replicas, {most}, is never reached", where)
 
 
 def _best(model: Model, rooms: Mapping[str, int]) -> list[str]:

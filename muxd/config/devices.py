@@ -135,9 +135,9 @@ class Devices:
         return f"{text}: there {'are' if len(there) > 1 else 'is'} {', '.join(there)}" if absent else ""
 
     def any_of(self, count: int, pretend: int) -> tuple[str, ...]:
-        """Return the ids of the GPUs of which any `count` will do: all that muxd was given, of `pretend` ones if any.
+        """Return the ids of the GPUs of which any will do: all that muxd was given, of `pretend` ones if any.
 
-        Where nobody tells which there are, these are the first ones.
+        Where nobody tells which there are, these are the first `count` ones.
         """
         with suppress(ValueError):
             if self.said is not None and (given := self.ids(self._muxd_gpus(), simulated=pretend > 0)):

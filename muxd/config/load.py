@@ -275,7 +275,7 @@ class _FileReading:
             is_pretend = "engine" in given and _kind(given["engine"]).is_pretend
             if names[:1] and names[0].startswith(ANY_GPUS):
                 count = int(names[0].removeprefix(ANY_GPUS))
-                any_of = self._devices.any_of(count, self._pretend_gpus if is_pretend else 0)
+                any_of = self._devices.any_of(count * most, self._pretend_gpus if is_pretend else 0)
                 return {"gpus": any_of, "any_gpus": count}
             each = len(names) // most if len(names) % most == 0 else len(names)  # else a rule refuses it
             parts = (names[start : start + each] for start in range(0, len(names), each))

@@ -145,7 +145,7 @@ class Model:
         "beginning of a UUID is enough, and a MIG slice is a GPU of its own.  Default: as many as args need (--tp and "
         "the like), the first of those that CUDA_VISIBLE_DEVICES names where muxd is started, else from 0 on.  A "
         "launch script says it itself, and must be helped here where that cannot be read.\n"
-        '"auto": any one GPU, chosen whenever the model is started, and "auto:2" any two.',
+        '"auto": any one GPU, chosen whenever the model is started, and "auto:2" any two; of replicas, for each.',
     )
     memory: Memory | None = key(
         Memory,

@@ -368,9 +368,7 @@ def _replicas(model: Model, written: _WrittenKeys, *, uses_gpus: bool) -> Iterat
         if written.in_model(model.name, "router") and uses_gpus:
             yield ("router",), "one worker needs no router; leave this out, or give replicas"
         return
-    if model.any_gpus:
-        yield ("gpus",), "any GPU is chosen for one worker; name those of the replicas, or leave replicas out"
-    elif count % most:
+    if not model.any_gpus and count % most:
         text = f"{count} GPU{'s' if count != 1 else ''} cannot be parted among {most} replicas"
         of_each = "those that prefill, then those that decode" if model.prefill is not None else "the replicas"
         yield ("gpus",), f"{text}; name as many for each, in the order of {of_each}"

@@ -7,7 +7,7 @@ death of one among several costs nobody a lease; a worker that died is started a
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from . import policy
 from .events import Verb, Waiting
-from .ledger import GpuId
+from .ledger import GpuId, in_order
 from .spec import GroupSpec, Role, Rung
 from .states import LEAVING, UP, WorkerState
 from .worker import Cost, Worker
@@ -178,6 +178,15 @@ class Group:
             members.append(worker)
         self.members = tuple(members)
         self._note_members()
+        self._spread()
+
+    def _spread(self) -> None:
+        """Take for now other GPUs for each worker for which any of several will do."""
+        for number, worker in enumerate(self.serving):
+            gpus, count = in_order(worker.spec.gpus), worker.spec.any_of
+            if count and gpus:
+                worker.gpus = frozenset(gpus[(number * count + place) % len(gpus)] for place in range(count))
+        self._note_gpus()
 
     def _note_members(self) -> None:
         self.router = next((w for w in self.members if w.is_router), None)
@@ -200,7 +209,7 @@ class Group:
 
         So are those of a group that is validated, between two processes too: they are kept for it.
         """
-        if not self.serving[0].spec.any_of or self.is_target or len(self.serving) > 1:
+        if not self.serving[0].spec.any_of or self.is_target:
             return True
         return not self.is_down or self.keeps_place or self.is_validated
 
@@ -218,6 +227,12 @@ class Group:
     def place(self, gpus: frozenset[GpuId]) -> None:
         """Let the only worker of a group that is not placed run on these GPUs when it comes."""
         self.serving[0].gpus = self.gpus = gpus
+
+    def place_each(self, places: Mapping[str, frozenset[GpuId]]) -> None:
+        """Let workers, by name, run on these GPUs when they come."""
+        for worker in self.serving:
+            worker.gpus = places.get(worker.name, worker.gpus)
+        self._note_gpus()
 
     # How many serve
 

@@ -105,6 +105,11 @@ class HostState:
         """Return the time in whole seconds."""
         return floor(self.now)
 
+    def need(self, worker: Worker) -> int:
+        """Return the bytes that the worker needs on each of its GPUs: as declared, else its weights alone."""
+        weights = self.weights.get(worker.group, 0) if not worker.spec.need else 0
+        return worker.spec.need or weights // max(1, worker.spec.gpu_count)
+
     def touch(self, group: Group) -> None:
         """Note that a group is not what it was: whatever was found of it, and of others on its GPUs, is found anew."""
         self._note_change(group)
@@ -346,7 +351,7 @@ class HostState:
         for found in members:
             worker = self.workers[found.worker]
             if found.gpus:
-                group.place(frozenset(found.gpus))
+                group.place_each({found.worker: frozenset(found.gpus)})
             if not self._adopt_worker(worker, found):
                 homeless.append(worker)
             if worker is group.router:

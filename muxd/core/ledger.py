@@ -41,6 +41,15 @@ def in_order(gpus: Iterable[GpuId]) -> list[GpuId]:
     return sorted(gpus, key=lambda gpu: (len(gpu), gpu))
 
 
+def how_many_fit(slots: Iterable[int], each: int, most: int) -> int:
+    """Return how many workers fit on GPUs with so many slots, where one takes a slot on `each` of them; at most `most`.
+
+    So many fit if the slots, of which one GPU gives each worker one, are enough for all.
+    """
+    there = list(slots)
+    return next((n for n in range(most, 0, -1) if sum(min(slot, n) for slot in there) >= each * n), 0)
+
+
 def shown_gpu(gpu: GpuId) -> int | str:
     """Return an id as JSON and TOML have it: an index as a number."""
     return int(gpu) if gpu.isdigit() else gpu

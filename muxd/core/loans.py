@@ -170,7 +170,7 @@ class Loans:
             return None
         worker = group.serving[0]
         if worker.spec.any_of and (not group.is_placed or group.may_be_on_anew):
-            is_kept_off = len(worker.spec.gpus - lent) < worker.spec.gpu_count
+            is_kept_off = not self._host.placement.has_places(group, lent)
         else:
             is_kept_off = not lent.isdisjoint(group.gpus)
         found = (loan for loan in self._loans.values() if not loan.gpus.isdisjoint(group.may_be_on))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import eviction
 from .clearing import RARE, Clearing, Eviction, Movables, Offer, all_weights, holders_of, is_stuck, left_at
 from .group import Group
-from .ledger import HOST_RAM, WHOLE, GpuId, Holding, in_order
+from .ledger import HOST_RAM, WHOLE, GpuId, Holding, how_many_fit, in_order
 from .spec import GroupSpec, WorkerSpec
+from .spreading import Spreading
 from .states import DOWN, WorkerState
 from .worker import Worker
 
@@ -57,6 +58,8 @@ class Placement:
         self._clearings: dict[frozenset[GpuId], Clearing] = {}
         self._evictions: dict[Hashable, tuple[int, list[Eviction]]] = {}  # with the changes of their GPUs, by group
         self._places: dict[Hashable, tuple[int, frozenset[GpuId] | None]] = {}  # with all changes, by need
+        self._spreading = Spreading(host, self._clearing, self._fixed)
+        self._spreads: dict[Hashable, tuple[int, Mapping[str, frozenset[GpuId]]]] = {}  # likewise, by who comes
         self._never: dict[
             str, tuple[tuple[GroupSpec, tuple[Worker, ...]], Impossible | None]
         ] = {}  # by group, for what
@@ -76,7 +79,7 @@ class Placement:
 
     def _forget_found(self) -> None:
         self._movables.forget()
-        for found in (self._clearings, self._evictions, self._places):
+        for found in (self._clearings, self._evictions, self._places, self._spreads):
             found.clear()
 
     def fits(self, group: Group) -> bool:
@@ -107,7 +110,7 @@ class Placement:
         if HOST_RAM in self._host.ledger.capacity and self.copy_of(worker):
             return group.name
         is_asleep = group.state is WorkerState.ASLEEP
-        return worker.share, self._need(worker), is_asleep, group.gpus if group.is_placed else _may_be_on(worker)
+        return worker.share, self._host.need(worker), is_asleep, group.gpus if group.is_placed else _may_be_on(worker)
 
     def place(self, group: Group, off_limits: frozenset[GpuId] = frozenset()) -> bool:
         """Choose the GPUs of a group to which any will do, and say whether its GPUs are none that is off limits.
@@ -118,8 +121,12 @@ class Placement:
         """
         if group.is_placed:
             return group.gpus.isdisjoint(off_limits)
+        if len(group.serving) > 1:
+            places = self._spread(group, off_limits)
+            group.place_each(places)
+            return bool(places)
         worker = group.serving[0]
-        key = worker.share, self._need(worker), _may_be_on(worker), off_limits
+        key = worker.share, self._host.need(worker), _may_be_on(worker), off_limits
         self._keep_up()
         changes = self._host.ledger.changes
         if key not in self._places or self._places[key][0] != changes:
@@ -128,6 +135,19 @@ class Placement:
         if found is not None:
             group.place(found)
         return found is not None
+
+    def _spread(self, group: Group, off_limits: frozenset[GpuId]) -> Mapping[str, frozenset[GpuId]]:
+        """Return the best GPUs of each replica of a group to which any will do; {} where there are not enough."""
+        self._keep_up()
+        coming, changes = claiming(group), self._host.ledger.changes
+        key = group.name, tuple(worker.name for worker in coming), off_limits
+        if key not in self._spreads or self._spreads[key][0] != changes:
+            self._spreads[key] = changes, self._spreading.spread(coming, off_limits)
+        return self._spreads[key][1]
+
+    def has_places(self, group: Group, off_limits: frozenset[GpuId]) -> bool:
+        """Say whether there are GPUs enough for all replicas of a group to which any will do, whoever leaves them."""
+        return self._spreading.has_places(claiming(group), off_limits)
 
     def _gpu_sets(self, worker: Worker, off_limits: frozenset[GpuId]) -> Iterable[frozenset[GpuId]]:
         """Return sets of GPUs on which the worker may come; at most GPU_SETS of those that have most room."""
@@ -142,12 +162,7 @@ class Placement:
 
     def _lacks(self, worker: Worker, gpu: GpuId) -> bool:
         """Say whether a GPU is too small for the worker, whoever leaves it."""
-        return self._need(worker) > self._host.ledger.capacity.get(gpu, inf)
-
-    def _need(self, worker: Worker) -> int:
-        """Return the bytes that the worker needs on each of its GPUs: as declared, else its weights alone."""
-        weights = self._host.weights.get(worker.group, 0) if not worker.spec.need else 0
-        return worker.spec.need or weights // max(1, worker.spec.gpu_count)
+        return self._host.need(worker) > self._host.ledger.capacity.get(gpu, inf)
 
     def _best(self, share: int, sets: Iterable[frozenset[GpuId]]) -> frozenset[GpuId] | None:
         """Return the best of some sets of GPUs for one who holds nothing and needs this share, the first of equals."""
@@ -174,7 +189,7 @@ class Placement:
         worker = group.serving[0]
         if len(group.serving) == 1 and not self._host.ledger.holds(worker.name, group.gpus):
             return self._clearing(group.gpus).offer(worker.share).evictions
-        coming = tuple(each.name for each in claiming(group))  # one that is stuck no longer may come again
+        coming = tuple((each.name, each.gpus) for each in claiming(group))  # one that is stuck no longer may come again
         changes, key = self._host.ledger.changes_of(group.gpus), (group.name, group.gpus, coming)
         if key not in self._evictions or self._evictions[key][0] != changes:
             self._evictions[key] = changes, self._find_evictions(group)
@@ -211,10 +226,15 @@ class Placement:
         return spared if spared and not self._shortfall(group, left) else {}
 
     def with_room(self, workers: Iterable[Worker], off_limits: frozenset[GpuId]) -> list[Worker]:
-        """Return those of the workers for which there is room, though nobody leaves; each finds what others leave."""
+        """Return those of the workers for which there is room, though nobody leaves; each finds what others leave.
+
+        One to which any GPUs will do comes to those that have room.
+        """
         found: dict[str, Holding] = {}
         chosen = []
         for worker in workers:
+            if self._spreading.may_move(worker):
+                self._spreading.find_room(worker, off_limits, found)
             if not worker.gpus.isdisjoint(off_limits):
                 continue
             if not self._host.ledger.shortfall(worker.name, worker.gpu_claim, found):
@@ -226,7 +246,10 @@ class Placement:
         """Return who has the memory of those of a group's replicas that are not on their GPUs, as users are told."""
         missing: dict[GpuId, int] = {}
         for worker in group.serving:
-            if not self._host.ledger.is_awake(worker.name):
+            if self._spreading.may_move(worker):
+                claim = dict.fromkeys(worker.spec.gpus, worker.share)
+                missing |= self._host.ledger.shortfall(worker.name, claim)
+            elif not self._host.ledger.is_awake(worker.name):
                 missing |= self._host.ledger.shortfall(worker.name, worker.gpu_claim)
         said = []
         for gpu in in_order(missing):
@@ -234,6 +257,13 @@ class Placement:
             states = (f"{name} ({self._host.workers[name].state.replace('_', ' ')})" for name in holders)
             said.append(f"GPU {gpu} has no room: {' and '.join(states) or 'strangers'}")
         return f"there is no room for {wanted}: {', '.join(said)}" if said else f"there is no room for {wanted} now"
+
+    def homeless(self, group: Group) -> list[Worker]:
+        """Return the members of a group that is up which could come, had they not lost the room that was theirs."""
+        lent, now = self._host.lent, self._host.now
+        movers = (worker for worker in group.enlisted if worker.may_come(now) and self._spreading.may_move(worker))
+        ledger = self._host.ledger
+        return [w for w in movers if not lent.isdisjoint(w.gpus) or ledger.shortfall(w.name, w.gpu_claim)]
 
     def fixed_in_the_way(self, group: Group) -> list[Group]:
         """Return the pinned groups without whose leaving the group cannot come to its GPUs, however many others go."""
@@ -258,8 +288,10 @@ class Placement:
         and those where it sleeps are taken.
         """
         worker = group.serving[0]
-        if group.state is not WorkerState.ASLEEP or len(group.serving) > 1:
+        if group.state is not WorkerState.ASLEEP:
             return False
+        if len(group.serving) > 1:
+            return worker.spec.any_of > 0 and self.is_kept_off(group) and self._could_be_spread(group)
         room, strangers = self._host.ledger.capacity, self._host.strangers
         if any(gpu in strangers and worker.excess > room.get(gpu, inf) for gpu in worker.gpus):
             return True
@@ -269,6 +301,15 @@ class Placement:
         elsewhere = (gpus for gpus in self._gpu_sets(worker, frozenset()) if gpus != own)
         found = any(self._could_come(group, gpus) for gpus in elsewhere)
         group.place(own)
+        return found
+
+    def _could_be_spread(self, group: Group) -> bool:
+        """Say whether new processes of a group's replicas could come to other GPUs than those where they sleep."""
+        former = {worker.name: worker.gpus for worker in group.serving}
+        places = self._spread(group, frozenset())
+        group.place_each(places)
+        found = bool(places) and not self.is_kept_off(group)
+        group.place_each(former)
         return found
 
     def _could_come(self, group: Group, gpus: frozenset[GpuId]) -> bool:
@@ -413,7 +454,9 @@ class Placement:
         return Impossible("model_too_large", f"{reason}, and {has}", f"give it more GPUs, {remedy}")
 
     def _crowded(self, group: Group) -> Impossible | None:
-        """Return why members of a group, each small enough, can never be on one GPU together."""
+        """Return why members of a group, each small enough, can never be on one GPU, or on all of them, together."""
+        if len(group.serving) > 1 and (spec := group.serving[0].spec).any_of:
+            return self._too_many(spec, len(group.enlisted))
         for gpu in in_order(group.gpus):
             shares = [worker.share for worker in group.enlisted if gpu in worker.gpus]
             capacity = self._host.sizes.get(gpu)
@@ -428,6 +471,18 @@ class Placement:
             return Impossible("model_too_large", reason, "give each a GPU of its own")
         return None
 
+    def _too_many(self, spec: WorkerSpec, count: int) -> Impossible | None:
+        """Return why so many replicas, to each of which any GPUs will do, are never there together."""
+        gpus = in_order(spec.gpus & self._host.gpus_there if spec.on_cards and self._host.gpus_there else spec.gpus)
+        slots = [1 if spec.share == WHOLE else self._host.sizes.get(gpu, spec.share) // spec.share for gpu in gpus]
+        fit = how_many_fit(slots, spec.any_of, count)
+        if fit >= count:
+            return None
+        each = "all" if spec.share == WHOLE else f"{spec.share / GIB:.1f} GiB"
+        what = f"each needs {each} of {spec.any_of} GPU{'s' if spec.any_of > 1 else ''}"
+        reason = f"{what}, and {fit} of {count} fit on GPU {', '.join(gpus)}"
+        return Impossible("model_too_large", reason, "ask for fewer replicas, or give it more GPUs")
+
     def crowded_out(self, group: Group) -> str:
         """Return why strangers, or a smaller budget, leave no room for a group that is not on its GPUs; else "".
 
@@ -437,7 +492,7 @@ class Placement:
         coming = claiming(group) if is_asleep or (strangers and group.state in DOWN) else ()
         needs: dict[GpuId, int] = {}
         for worker in coming:
-            needs |= {gpu: needs.get(gpu, 0) + self._need(worker) for gpu in worker.gpus}
+            needs |= {gpu: needs.get(gpu, 0) + self._host.need(worker) for gpu in worker.gpus}
         short = [
             gpu
             for gpu in in_order(needs)

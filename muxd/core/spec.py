@@ -30,7 +30,7 @@ class WorkerSpec:
 
     name: str
     gpus: frozenset[GpuId] = frozenset({"0"})
-    any_of: int = 0  # so many of its GPUs, chosen whenever its group, which has it alone, is started; 0: all of them
+    any_of: int = 0  # so many of its GPUs, chosen whenever it is started; 0: all of them
     share: int = WHOLE  # bytes of each of its GPUs, to serve; WHOLE: all that sleepers leave
     on_cards: bool = True  # its GPUs are real; else names that only keep it apart from others
     memory: int = 0  # bytes that it needs on its GPUs together; 0: nobody said

@@ -86,6 +86,7 @@ class Switching:
         self.default = default
         self.next_decision = inf  # when a busy group will have had its turn
         self.next_in_line = ""  # the first of those for whom requests wait, and who have to wait yet
+        self._next_since = inf  # when the oldest of its requests came
         self._kept_for: frozenset[GpuId] = frozenset()  # GPUs that nobody may take before one who is due
         self._idle: frozenset[GpuId] = frozenset()  # GPUs on which somebody would fit who sleeps, and is wanted
         self._spent: dict[str, float] = {}  # seconds that switches to a sleeper took while it would have, by group
@@ -353,6 +354,7 @@ class Switching:
                     return self.lineup.ranked(outlook.now)[0].group, Cause.BEST
                 self.next_decision = min(self.next_decision, noted, outlook.next)
                 self.next_in_line = first[1]
+                self._next_since = self.host.groups[first[1]].contends_since if first[1] else inf
                 return None
 
     def _at_leisure(self) -> Iterator[tuple[Group, Cause]]:
@@ -424,6 +426,8 @@ class Switching:
             return True
         if self.is_called(group) or group.name in self.preload:
             return False
+        if group.name == self.next_in_line and group.contends_since > self._next_since:
+            return False  # its oldest request has gone: another one may be next
         if self._idle or not self._kept_for.isdisjoint(group.gpus):
             return False  # its GPUs are kept from others for as long as it, or who shares them, is due
         at = self._may_come_at(group, urgent=False)
@@ -504,6 +508,8 @@ class Switching:
         """Bring the members that groups which are up still lack."""
         for group in self.host.composed:
             if group.stays_up:
+                if homeless := self._placement.homeless(group):
+                    self._placement.with_room(homeless, self.off_limits(None, urgent=False))
                 yield from self.host.complete(group)
                 waits = (w.retry_at for w in group.members if w.state in (WorkerState.BACKOFF, WorkerState.FAILED))
                 self.next_decision = min(self.next_decision, *(at for at in waits if at > self.host.now), inf)

@@ -480,3 +480,26 @@ def test_an_interpreter_without_vllm_is_wrong_with_what_to_install(report, inter
     (line,) = [line for line in lines if line[1] == "python"]
     assert (status, line[0]) == (2, "WRONG")
     assert line[2] == f"{missing} has vLLM, or install it there: python -m pip install vllm"
+
+
+SIZES = "memory = { weights = '30GiB', kv = '5GiB' }"
+
+
+@pytest.mark.parametrize(
+    ("keys", "mark", "said"),
+    [
+        ("replicas = 3\ngpus = 'auto:2'", "WRONG", "each replica needs 2 GPUs to itself, and 2 of them fit on GPU"),
+        (f"replicas = 9\ngpus = 'auto'\n{SIZES}", "WRONG", "each replica needs 35.0 GiB of one GPU, and 8 of them fit"),
+        (
+            f"max_replicas = 9\ngpus = 'auto'\n{SIZES}",
+            "warn",
+            ": max_replicas, 9, is never reached",
+        ),
+        (f"replicas = 8\ngpus = 'auto'\n{SIZES}", "ok", "any 1 of GPU 0, 1, 2, 3 for each of its 8 replicas"),
+    ],
+)
+def test_how_many_replicas_fit_on_any_gpus_is_said(report, keys, mark, said):
+    status, lines = report(f"simulated_gpus = 4\n[models.a]\nengine = 'simulator'\n{keys}\n", gpus=())
+    ((found, text),) = [(m, text) for m, subject, text in lines if subject == "a"]
+    assert (found, status) == (mark, 2 if mark == "WRONG" else 0)
+    assert said in text

@@ -14,6 +14,7 @@ from muxd.engines.sglang.engine import server_flags
 from muxd.errors import ConfigError
 from muxd.gpus import CannotAsk, GpuIdentity, NvmlGpus, installed_gpus
 from muxd.launchers.argv import visible_gpus
+from muxd.members import members_of
 
 REAL = '[models.a]\nmodel_path = "Qwen/Q"\npython = "/bin/sh"\n'
 PRETEND = '[models.a]\nengine = "simulator"\n'
@@ -123,13 +124,18 @@ def test_of_pretend_gpus_there_are_as_many_as_muxd_is_told(load):
     assert load(f'{PRETEND}gpus = "auto"').models[0].gpus == ("0",)
 
 
+def test_of_replicas_each_has_any_of_them(load):
+    text = f'[muxd]\nsimulated_gpus = 4\n{PRETEND}gpus = "auto:2"\nreplicas = 2'
+    (model,) = load(text).models
+    assert (model.gpus, model.any_gpus, model.gpus_each) == (("0", "1", "2", "3"), 2, 2)
+    assert [(m.model.gpus, m.model.any_gpus) for m in members_of(model)] == [(model.gpus, 2)] * 2 + [((), 2)]
+
+
 @pytest.mark.parametrize(("text", "problem"), [
     (f'{REAL}gpus = "auto:0"',
      'models.a.gpus: "auto:0" is not a list of GPU numbers; write [0] or [0, 1], or "auto" for any'),
     (f'{REAL}gpus = "auto"\nargs = ["--tp", "2"]',
      "models.a.args: the server needs 2 GPUs (tp 2), and gpus names 1; name as many there, or correct args"),
-    (f'{PRETEND}gpus = "auto"\nreplicas = 2',
-     "models.a.gpus: any GPU is chosen for one worker; name those of the replicas, or leave replicas out"),
 ])  # fmt: skip
 def test_any_gpus_that_cannot_be_are_told(load, text, problem):
     assert problems(load, text) == [problem]

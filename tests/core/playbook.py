@@ -43,6 +43,23 @@ def anywhere(name: str, count: int, *gpus: str, **more) -> GroupSpec:
     return single(name, frozenset(gpus or ("0", "1", "2")), any_of=count, **more)
 
 
+def spread(
+    name: str,
+    count: int,
+    each: int,
+    *gpus: str,
+    drain_timeout=300.0,
+    at_first=0,
+    scaling: Scaling | None = None,
+    **of_worker,
+) -> GroupSpec:
+    """Return the spec of a group with so many replicas, each on `each` of the GPUs, and a router in front of them."""
+    those = frozenset(gpus or ("0", "1", "2"))
+    serving = (WorkerSpec(f"{name}/{number}", those, any_of=each, **of_worker) for number in range(count))
+    router = WorkerSpec(f"{name}/router", frozenset(), role=Role.ROUTER)
+    return GroupSpec(name, (*serving, router), False, drain_timeout, replicas=at_first, scaling=scaling)
+
+
 class Playbook:
     def __init__(
         self,

@@ -76,7 +76,7 @@ from muxd.core.spec import NO_DEFAULT, DefaultGroup, GroupSpec, LoanTerms, Rung,
 from muxd.core.states import WorkerState
 from tests.seeds import seeds
 
-from .playbook import Playbook, anywhere, replicas, single
+from .playbook import Playbook, anywhere, replicas, single, spread
 
 SPECS = (
     single("a", sleep_level=1, drain_timeout=20, preload=True),
@@ -208,9 +208,20 @@ LENT = (
     single("e", gpus=frozenset({"0", "1"}), share=50, drain_timeout=10),
 )
 
+#: Groups whose replicas come to any of three GPUs of 80, as they have room.
+SPREAD = (
+    single("a", share=40, sleep_level=1, drain_timeout=20),
+    anywhere("b", 1, share=50, sleep_level=0, levels=frozenset({0, 2}), resident=20, restart_limit=2),
+    single("d", gpus=frozenset({"1"})),
+    spread("r", 3, 1, share=30, drain_timeout=20, at_first=1, scaling=Scaling(0, 2.0, 3.0, 1.0, 5.0)),
+    spread("s", 2, 1, share=35, sleep_level=3, drain_timeout=inf, restart_limit=2),
+    spread("t", 2, 2, share=25, drain_timeout=5),
+    spread("w", 2, 1, sleep_level=0, levels=frozenset({0, 1}), drain_timeout=5, scaling=Scaling(1, 3.0, 2.0, 0.0, 7.0)),
+)
+
 #: The worlds that every order of events is tried in, by name.
 WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "short": SHORT, "pinned": PINNED, "groups": GROUPS}
-WORLDS |= {"anywhere": ANYWHERE, "scaled": SCALED, "idle": IDLE, "lent": LENT}
+WORLDS |= {"anywhere": ANYWHERE, "spread": SPREAD, "scaled": SCALED, "idle": IDLE, "lent": LENT}
 
 #: The default model of those worlds that have one.
 DEFAULTS = {IDLE: DefaultGroup("c", 4.0), LENT: DefaultGroup("b", 2.0), SHALLOW: DefaultGroup("b", 1.0)}
@@ -250,7 +261,7 @@ class World:
         self.rng = random.Random(seed)
         self.configured = specs
         self.is_classed = specs in (IDLE, LENT)  # some requests are batch
-        self.others = tuple(map(_read_ahead, OTHER_GROUPS if specs in (GROUPS, SCALED) else OTHERS))
+        self.others = tuple(map(_read_ahead, OTHER_GROUPS if specs in (GROUPS, SCALED, SPREAD) else OTHERS))
         self.book = Playbook(*map(_read_ahead, specs), wait_target=5.0, default=DEFAULTS.get(specs, NO_DEFAULT))
         self.now = 0.0
         self.seen: list[Event] = []
@@ -262,7 +273,7 @@ class World:
         self.validations: dict[int, str] = {}  # ticket -> model
         self.last = 0
         self.specs = {spec.name: _read_ahead(spec) for spec in specs}
-        self.sizes = dict.fromkeys(("0", "1", "2") if specs in (ANYWHERE, SCALED) else ("0", "1"), 80)
+        self.sizes = dict.fromkeys(("0", "1", "2") if specs in (ANYWHERE, SCALED, SPREAD) else ("0", "1"), 80)
         if specs is not SPECS:
             self.tell(GpusMeasured(0.0, self.sizes))
         if specs is SHORT:
@@ -395,7 +406,7 @@ class World:
 
     def validate(self) -> None:
         """An operator has a model validated, or ends muxctl while it is."""
-        if self.configured is SCALED:
+        if self.configured in (SCALED, SPREAD):
             return
         if self.rng.random() < 0.2:
             self.last += 1
@@ -411,7 +422,7 @@ class World:
                 self.tell(ValidationEnded(self.now, ticket, self.validations[ticket]))
 
     def scale(self) -> None:
-        if self.configured in (GROUPS, SCALED) and self.rng.random() < 0.4:
+        if self.configured in (GROUPS, SCALED, SPREAD) and self.rng.random() < 0.4:
             self.last += 1
             self.tickets.add(self.last)
             model, count = self.rng.choice(sorted(self.specs)), self.rng.randint(0, 4)
@@ -435,7 +446,7 @@ class World:
 
     def measure(self) -> None:
         """Strangers come to some GPUs, or have left them."""
-        if self.configured is ANYWHERE and self.rng.random() < 0.3:
+        if self.configured in (ANYWHERE, SPREAD) and self.rng.random() < 0.3:
             left = {gpu: self.rng.choice([0, 25, 45]) for gpu in self.sizes if self.rng.random() < 0.3}
             self.tell(GpusMeasured(self.now, self.sizes, strangers=dict.fromkeys(left, "a stranger"), left=left))
 

@@ -137,3 +137,45 @@ def test_the_next_muxd_goes_on_with_every_worker_that_a_killed_one_has_left(star
     muxd.start_again()
     assert muxd.ask("pair")
     assert {worker["pid"] for worker in workers(muxd).values()} == before
+
+
+ANYWHERE = f"""\
+[defaults]
+engine = "simulator"
+gpu_release_timeout = "1500ms"
+probe_interval = "300ms"
+simulation = {{ {QUICK} }}
+[models.solo]
+gpus = [1]
+memory = {{ weights = "40GiB", kv = "16GiB" }}
+[models.pair]
+max_replicas = 3
+gpus = "auto"
+memory = {{ weights = "28GiB", kv = "20GiB" }}
+"""
+
+
+def test_replicas_come_to_whatever_gpus_have_room_and_are_found_there_by_the_next_muxd(tmp_path):
+    def places() -> dict[str, list[int]]:
+        return {name: worker["gpus"] for name, worker in workers(muxd).items() if worker["state"] == "ready"}
+
+    with Muxd(tmp_path, ANYWHERE, daemon="simulated_gpus = 3") as muxd:
+        assert muxd.ask("solo")
+        text = muxd.ask("pair")
+        assert places() == {"pair/0": [0], "pair/router": []}
+        assert muxd.muxctl("scale", "pair", "2").returncode == 0
+        assert places() == {"pair/0": [0], "pair/1": [2], "pair/router": []}
+        assert muxd.status("pair")["gpus"] == [0, 2]
+        refused = muxd.muxctl("scale", "pair", "3")
+        assert refused.returncode == 3
+        assert "2 of 3 replicas of pair fit now; there is no room for 3: GPU 0 has no room: pair/0" in refused.stderr
+        pids = [worker["pid"] for worker in workers(muxd).values()][:2]
+        muxd.kill()
+        muxd.start_again()
+        eventually(lambda: muxd.state("pair") == "ready", "the replicas are taken over")
+        assert places() == {"pair/0": [0], "pair/1": [2], "pair/router": []}
+        assert [worker["pid"] for worker in workers(muxd).values()][:2] == pids
+        assert muxd.ask("pair") == text
+        assert muxd.muxctl("stop", "solo").returncode == 0
+        assert muxd.muxctl("scale", "pair", "3").returncode == 0
+        assert places() == {"pair/0": [0], "pair/1": [2], "pair/2": [1], "pair/router": []}
