@@ -6,13 +6,18 @@ N models, for each of which 100 requests wait, take turns on the GPUs of several
 the CPU of each event, by its kind: a report that changes nothing for anybody, which comes most; and those after which
 everybody is looked at, as when a first request comes for a model, a lease is released or a worker is ready.  A look is
 how each of those who wait fares, which follows every event where clients are told.
+
+How fast this machine is at the moment is told by a loop of Python that is always the same, timed before and after.
 """
 
 import argparse
 import heapq
+import platform
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from statistics import median
 
 from muxd.core.commands import (
@@ -155,8 +160,29 @@ def show(world: str, took: Mapping[str, list[float]]) -> None:
             print(f"| {f'{world}: {kind}':32} | {median(cut):6.0f} us | {p99:6.0f} us | {len(cut):5} |")
 
 
+def loop() -> float:
+    """Return the microseconds of CPU that a thousand additions take in a loop, the median of many."""
+    took = []
+    for _ in range(200):
+        began, total = time.thread_time_ns(), 0
+        for number in range(1000):
+            total += number
+        took.append((time.thread_time_ns() - began) / 1e3)
+    return median(took)
+
+
+def processor() -> str:
+    """Return what the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def measure(worlds: Iterable[str], models: int, steps: int) -> None:
-    print(f"\n{models} models wait; goal of a whole decision: {GOAL} us\n")
+    print(f"\nPython {sys.version.split()[0]} on {processor()}; a loop of 1000 additions takes {loop():.0f} us of CPU")
+    print(f"{models} models wait, with 100 requests each; goal of a whole decision: {GOAL} us\n")
     print(f"| {'figure':32} | {'median':9} | {'p99':9} | runs  |")
     print(f"|{'-' * 34}|{'-' * 11}|{'-' * 11}|-------|")
     for world in worlds:
@@ -166,6 +192,7 @@ def measure(worlds: Iterable[str], models: int, steps: int) -> None:
         turns.report(steps)
         turns.look(max(3, steps // 50))
         show(world, turns.took)
+    print(f"\nThe loop takes {loop():.0f} us now.")
 
 
 def main() -> None:

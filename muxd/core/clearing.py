@@ -97,24 +97,34 @@ class Clearing:
         self._totals = {gpu: (host.ledger.total(gpu), host.ledger.capacity.get(gpu)) for gpu in in_order(gpus)}
         self._rooms = {gpu: total.room(capacity) for gpu, (total, capacity) in self._totals.items()}
         self._room = -sum(map(host.ledger.room, gpus))
-        self._offers: dict[int, Offer] = {}  # by share
-        self._like: dict[int, tuple[eviction.Plan, Offer]] = {}  # by the plan's id
+        self._leaving: dict[int, list[Eviction]] = {}  # by share
+        self._offers: dict[int, Offer] = {}  # by the id of the list
+        self._like: dict[int, tuple[eviction.Plan, list[Eviction]]] = {}  # by the plan's id
         self._plans: dict[frozenset[GpuId], tuple[list[Group], eviction.Plans]] = {}  # by the GPUs that are short
 
-    def offer(self, share: int) -> Offer:
-        """Return what it would take for a worker that takes this much of each GPU."""
-        offer = self.offer_at_most(share, None)
-        assert offer is not None
-        return offer
+    def leaving(self, share: int) -> list[Eviction]:
+        """Return who leaves for a worker that takes this much of each GPU."""
+        leaving = self._leaving_at_most(share, None)
+        assert leaving is not None
+        return leaving
 
     def offer_at_most(self, share: int, best: Offer | None) -> Offer | None:
-        """Return likewise, or None where it is certainly not as good as the best so far."""
-        if share not in self._offers:
-            offer = self._find(share, _at_most(best))
-            if offer is None:
+        """Return what it would take for such a worker, or None where it is certainly not as good as the best so far."""
+        leaving = self._leaving.get(share)
+        if leaving is None and (leaving := self._leaving_at_most(share, _at_most(best))) is None:
+            return None
+        offer = self._offers.get(id(leaving))
+        if offer is None:
+            offer = self._offers[id(leaving)] = self._offer(leaving)
+        return offer
+
+    def _leaving_at_most(self, share: int, at_most: eviction.PlanCost | None) -> list[Eviction] | None:
+        if share not in self._leaving:
+            leaving = self._find(share, at_most)
+            if leaving is None:
                 return None
-            self._offers[share] = offer
-        return self._offers[share]
+            self._leaving[share] = leaving
+        return self._leaving[share]
 
     def _offer(self, evictions: list[Eviction]) -> Offer:
         """Rank it: nobody should be stuck there, few should be cut off, it should cost little, and leave much room."""
@@ -123,13 +133,13 @@ class Clearing:
         seconds = sum(map(self._movables.cost, evictions))
         return Offer(evictions, (stuck, busy, seconds, len(evictions), self._room))
 
-    def _find(self, share: int, at_most: eviction.PlanCost | None) -> Offer | None:
-        """Return what it would take for the share; None where the cheapest plan costs more than `at_most`."""
+    def _find(self, share: int, at_most: eviction.PlanCost | None) -> list[Eviction] | None:
+        """Return who leaves for the share; None where the cheapest plan costs more than `at_most`."""
         if share == WHOLE:
-            return self._offer(all_weights(self._host, self._gpus))
+            return all_weights(self._host, self._gpus)
         short = frozenset(gpu for gpu, room in self._rooms.items() if share > room)
         if not short:
-            return self._offer([])
+            return []
         if short not in self._plans:
             missing = self._host.ledger.shortfall("", dict.fromkeys(short, share))
             holders = holders_of(self._host, missing)
@@ -137,13 +147,13 @@ class Clearing:
             self._plans[short] = holders, self._plans_of([self._movables.of(holder) for holder in movable])
         holders, plans = self._plans[short]
         if not plans.can_make(share):
-            return self._offer([Eviction(holder, 3) for holder in holders])
+            return [Eviction(holder, 3) for holder in holders]
         chosen = plans.cheapest(share, at_most)
         if chosen is None:
             return None
         if id(chosen) not in self._like:
             leaving = [Eviction(self._host.groups[name], chosen[name]) for name in sorted(chosen)]
-            self._like[id(chosen)] = chosen, self._offer(leaving)
+            self._like[id(chosen)] = chosen, leaving
         return self._like[id(chosen)][1]
 
     def _plans_of(self, movable: Sequence[Movable]) -> eviction.Plans:

@@ -17,7 +17,7 @@ from . import policy
 from .events import Verb, Waiting
 from .ledger import GpuId, in_order
 from .spec import GroupSpec, Role, Rung
-from .states import LEAVING, UP, WorkerState
+from .states import DOWN, LEAVING, UP, WorkerState
 from .worker import Cost, Worker
 
 #: So many of the last times that a group was wanted tell how often it is: LRU-K (O'Neil et al., SIGMOD 1993).
@@ -27,6 +27,7 @@ USES = 8
 LOST = frozenset({WorkerState.FAILED, WorkerState.STUCK})
 
 _SLEEPING = (WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP)
+_NO_GPUS: frozenset[GpuId] = frozenset()
 _READY = frozenset({WorkerState.READY})
 _CARRYING = frozenset({WorkerState.READY, WorkerState.DRAINING})
 
@@ -209,7 +210,8 @@ class Group:
 
         So are those of a group that is validated, between two processes too: they are kept for it.
         """
-        if not self.serving[0].spec.any_of or self.is_target:
+        worker = self.serving[0]
+        if not worker.spec.any_of or self.is_target or worker.state not in DOWN:
             return True
         return not self.is_down or self.keeps_place or self.is_validated
 
@@ -221,8 +223,9 @@ class Group:
     @property
     def may_be_on_anew(self) -> frozenset[GpuId]:
         """Return the GPUs to which new processes of a sleeper could come instead; none for who must come to its own."""
-        can_choose = self.state is WorkerState.ASLEEP and self.serving[0].spec.any_of and len(self.serving) == 1
-        return self.serving[0].spec.gpus if can_choose else frozenset()
+        if self.state is not WorkerState.ASLEEP or len(self.serving) > 1 or not self.serving[0].spec.any_of:
+            return _NO_GPUS
+        return self.serving[0].spec.gpus
 
     def place(self, gpus: frozenset[GpuId]) -> None:
         """Let the only worker of a group that is not placed run on these GPUs when it comes."""
@@ -520,23 +523,20 @@ class Group:
 
     def cost(self, state: WorkerState, level: int | None = None) -> Cost:
         """Return what it costs to get through a state: of a sleep or a wake at `level`, by default the last one."""
-        return self._slowest([worker.cost(state, level) for worker in self.enlisted])
+        return _slowest([worker.cost(state, level) for worker in self.enlisted])
 
     @property
     def return_cost(self) -> Cost:
         """Return the cost of getting the group ready from its present state: a wake or a start."""
-        return self._slowest([worker.return_cost for worker in self.enlisted])
+        return _slowest([worker.return_cost for worker in self.enlisted])
 
     def comeback_cost(self, level: int) -> Cost:
         """Return the cost of getting the group ready again from `level`."""
-        return self._slowest([worker.comeback_cost(level) for worker in self.enlisted])
+        return _slowest([worker.comeback_cost(level) for worker in self.enlisted])
 
     def leave_cost(self, level: int) -> Cost:
         """Return the cost of getting the group to `level` once it is drained."""
-        return self._slowest([worker.leave_cost(level) for worker in self.enlisted])
-
-    def _slowest(self, costs: list[Cost]) -> Cost:
-        return costs[0] if len(costs) == 1 else max(costs, key=lambda cost: cost.seconds)
+        return _slowest([worker.leave_cost(level) for worker in self.enlisted])
 
     # Sleep levels: the members go to the same one, but for those that cannot, or sleep deeper already
 
@@ -557,4 +557,10 @@ class Group:
 
     def sleeps_at(self, level: int) -> bool:
         """Say whether every member sleeps at `level` or deeper, or has ended."""
+        if len(self.serving) == 1:
+            return self.serving[0].sleeps_at(level)
         return all(worker.sleeps_at(level) for worker in self.serving)
+
+
+def _slowest(costs: list[Cost]) -> Cost:
+    return costs[0] if len(costs) == 1 else max(costs, key=lambda cost: cost.seconds)

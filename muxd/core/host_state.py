@@ -65,13 +65,14 @@ class HostState:
         self._stirred: dict[str, Group] = {}  # likewise, when `take_stirred` was last called
         self._by_state: dict[WorkerState, dict[str, Group]] = {state: {} for state in WorkerState}
         self._changing: dict[str, Worker] = {}  # workers whose memory changes
-        self._stuck: set[str] = set()  # names of workers
+        self.stuck: set[str] = set()  # names of workers
         self.lent: frozenset[GpuId] = frozenset()  # to which nobody comes
         self.gpus_there: frozenset[GpuId] = frozenset()  # all that there are; none: nobody knows
         self.sizes: dict[GpuId, int] = {}  # bytes that workers may have together where strangers leave them
         self.strangers: dict[GpuId, str] = {}  # who else has memory of a GPU, as users are told
         self.weights: dict[str, int] = {}  # bytes that a worker of a group certainly needs, by the group's name
         self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
+        self.gaps_noted = 0  # so far, of anybody's clients
         self._last_grant = -inf
         self.moves = 0  # of all workers so far
         self.renewals = 0  # how often a new configuration has taken hold of a group
@@ -135,7 +136,7 @@ class HostState:
 
         Where somebody is stuck, pinned, or no worker of this host, a change of one group may leave others without hope.
         """
-        bad_times = self._stuck or self.fixed or self.strangers or self.lent or self._undoubted != self.learned
+        bad_times = self.stuck or self.fixed or self.strangers or self.lent or self._undoubted != self.learned
         return in_configured_order((self.groups if bad_times else self._touched).values())
 
     def end_doubts(self) -> None:
@@ -181,7 +182,7 @@ class HostState:
         for worker in group.members:
             self.ledger.give_back(worker.name)
             self._changing.pop(worker.name, None)
-            self._stuck.discard(worker.name)
+            self.stuck.discard(worker.name)
             del self.workers[worker.name]
 
     def sort(self, names: Iterable[str]) -> None:
@@ -230,7 +231,7 @@ class HostState:
             self._changing[worker.name] = worker
         else:
             self._changing.pop(worker.name, None)
-        (self._stuck.add if to is WorkerState.STUCK else self._stuck.discard)(worker.name)
+        (self.stuck.add if to is WorkerState.STUCK else self.stuck.discard)(worker.name)
         yield RecordMove(worker.name, before, to, reason, _cause(worker))
         group = self.groups[worker.group]
         if worker is group.router and to is not WorkerState.READY:
@@ -578,12 +579,15 @@ class HostState:
                 self.note_gap(group, self.now - since)
         elif group.idle_since is None and group.state in (WorkerState.READY, WorkerState.DRAINING):
             group.idle_since = self.now
+            self.touch(group)
 
     def note_gap(self, group: Group, seconds: float) -> None:
         """Learn how long its clients took to return; inf: nobody did while it was kept for them.
 
         A return makes up for one time that nobody came.
         """
+        self.gaps_noted += 1
+        self.touch(group)
         for gaps in (group.gaps, self.gaps):
             if seconds < inf and inf in gaps:
                 gaps.remove(inf)

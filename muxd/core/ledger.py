@@ -156,13 +156,18 @@ class Ledger:
 
     def changes_of(self, resources: Iterable[Resource]) -> int:
         """Return a number that grows whenever the resources, or those who hold them, are not what they were."""
-        return sum(self._account(resource).changes for resource in resources)
+        changes = 0
+        for resource in resources:
+            account = self._accounts.get(resource)
+            changes += account.changes if account is not None else 0
+        return changes
 
     def touch(self, worker: str) -> None:
         """Note that a holder is not what it was: busier, or dearer to move."""
-        self.changes += 1
-        for resource in self._holdings[worker].claim if worker in self._holdings else ():
-            self._account(resource).changes += 1
+        if worker in self._holdings:
+            self.changes += 1
+            for resource in self._holdings[worker].claim:
+                self._account(resource).changes += 1
 
     def shortfall(self, worker: str, claim: Claim, left: Mapping[str, Holding] = {}) -> dict[Resource, int]:
         """Return the bytes that are missing of each resource for `worker` to wake with `claim`; empty where it fits.

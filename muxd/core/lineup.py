@@ -5,7 +5,7 @@ it is found once where they would come to and who must leave (`Blockers`).  What
 arithmetic with its wait and its costs, which are read once, until the group changes (`Contender`).
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from math import inf
@@ -17,7 +17,7 @@ from .clearing import Eviction
 from .commands import Comparison
 from .group import Group
 from .host_state import HostState
-from .ledger import GpuId
+from .ledger import HOST_RAM, GpuId
 from .policy import Candidate
 from .states import AT_REST, COMING, LEAVING, WorkerState
 
@@ -26,6 +26,8 @@ AT_ONCE = 0.001
 
 #: In place of one who comes first, and when.
 NOBODY = (inf, "")
+
+_HOST_RAM = (HOST_RAM,)
 
 
 @dataclass(slots=True)
@@ -40,10 +42,13 @@ class Contender(Candidate):
     drain: float  # seconds to drain it, as far as that was measured
     ready_at: float  # when its restart delays are over; inf where it is on its way off its GPUs, or kept away
 
+    terms: tuple[bool, float, float, float] = (False, 0.0, 0.0, 0.0)  # all that its bound depends on
+
     def reckon(self, leaving: float) -> None:
         """Take in how many seconds those in its way take to leave."""
         self.cost = leaving + self.come
         self.turn = max(self.cost, self.drain)
+        self.terms = self.is_batch, self.known, self.cost, self.turn
 
 
 class Blockers:
@@ -72,6 +77,7 @@ class Blockers:
         ]
         self.have_only_their_turn = all(group.leaves or group in ready for group in groups)  # once somebody is due
         self._busy_since = max((group.since for group in busy), default=-inf)
+        self.go_by_all_gaps = any(not group.gaps for group in ready if group.idle)  # clients of theirs have none yet
         self._kept = [
             (each.group.idle_since, usual_gap(each.group), each.comeback_cost.seconds)
             for each in evictions
@@ -103,6 +109,24 @@ class Blockers:
             at = max(at, *(min(since + there + comeback, due) for since, comeback in self._idle))
         return at
 
+    def give_way(self, contenders: Sequence[Contender], dues: Sequence[float], now: float) -> Sequence[float]:
+        """Return the same for many who wait, by when each is due."""
+        if not self.gives_way:
+            return [inf] * len(dues)
+        if self._kept or (self._idle and any(contender.is_batch for contender in contenders)):
+            return [self.give_way_at(each, due, now) for each, due in zip(contenders, dues, strict=True)]
+        if self._busy_since == -inf:
+            return [now] * len(dues)
+        ends: dict[float, float] = {}  # of its turn, by the cost of the switch: most have the same
+        found = []
+        for contender, due in zip(contenders, dues, strict=True):
+            cost = contender.cost
+            if cost not in ends:
+                ends[cost] = max(now, policy.turn_ends_at(contender, self._busy_since, self._known_drain))
+            end = ends[cost]
+            found.append(due if due > end else end)
+        return found
+
     def kept_until(self, contender: Contender) -> list[float]:
         """Return when each idle one stops waiting for its clients to return."""
         there = contender.cost + contender.leave
@@ -110,56 +134,107 @@ class Blockers:
         return [since + policy.linger(usual, there + comeback, waiting) for since, usual, comeback in self._kept]
 
 
+NO_BLOCKERS = Blockers(())
+
+
 class Rivals:
     """Those who wait and are alike: they need the same of the same GPUs, and the same groups are in their way."""
 
-    def __init__(self, blockers: Blockers) -> None:
+    def __init__(self) -> None:
         self.contenders: dict[str, Contender] = {}  # by group
-        self.blockers = blockers
+        self._members: list[Contender] | None = None  # the same; None: to be made
+        self._first: Group | None = None
+        self.blockers = NO_BLOCKERS
         self.is_open = False  # somebody of them may come, now or later
+        self.is_free = False  # no other switch, loan or validation keeps them from their GPUs
+        self.is_faced = False  # their blockers are those since they were lined up
+        self.faced: tuple[object, ...] | None = None  # as of what their blockers were found; None: to be found anew
         self.gpus: frozenset[GpuId] = frozenset()
         self.may_be_on: frozenset[GpuId] = frozenset()
         self._width: float = 1  # so many of them may have their turns side by side
         self._turns: float | None = None  # None: to be added up
+        self._dues: tuple[tuple[float, ...], list[float]] | None = None  # and what they were reckoned from
 
     def add(self, contender: Contender) -> None:
         contender.reckon(self.blockers.leaving)
         self.contenders[contender.name] = contender
-        self._turns = None
+        self._note_contenders()
 
     def remove(self, name: str) -> None:
         del self.contenders[name]
-        self._turns = None
+        self._note_contenders()
+
+    def _note_contenders(self) -> None:
+        self._turns = self._dues = self._members = None
+        self._first = next((contender.group for contender in self.contenders.values()), None)
 
     @property
     def first(self) -> Group:
-        return next(iter(self.contenders.values())).group
+        assert self._first is not None
+        return self._first
+
+    @property
+    def members(self) -> list[Contender]:
+        """Return all of them, in the order in which they came."""
+        if self._members is None:
+            self._members = [*self.contenders.values()]
+        return self._members
+
+    def stay(self, *, is_free: bool) -> None:
+        """Take in whether they may come to the GPUs that are settled for them; who is in their way is open."""
+        self.is_free, self.is_faced = is_free, False
+        if self.gpus is not self.first.gpus or self.may_be_on is not self.gpus:
+            self.gpus = self.may_be_on = self.first.gpus
+            self._width = 1 if self.gpus else inf  # without a GPU, nobody's turn counts
+
+    def take_place(self, *, is_free: bool) -> None:
+        """Take in likewise to which of several GPUs they would come, by the first of them."""
+        self.is_free, self.is_faced = is_free, False
+        gpus, self.may_be_on = self.first.gpus, self.first.may_be_on
+        self.gpus, self._width = gpus, len(self.may_be_on) // len(gpus) if gpus else inf
+        for contender in self.members:
+            if contender.group.gpus is not gpus:
+                contender.group.place(gpus)
 
     def face(self, blockers: Blockers, *, is_open: bool) -> None:
-        """Take in where they would come to, by the first of them, who is in their way there, and who may come."""
-        first = self.first
-        self.gpus, self.may_be_on = first.gpus, first.may_be_on
-        self._width = len(self.may_be_on) // len(self.gpus) if self.gpus else inf  # without a GPU, nobody's turn counts
-        if not first.is_placed:
-            for contender in self.contenders.values():
-                if contender.group.gpus is not first.gpus:
-                    contender.group.place(first.gpus)
+        """Take in who is in their way, and whether somebody of them may come."""
         if blockers.leaving != self.blockers.leaving:
-            for contender in self.contenders.values():
+            for contender in self.members:
                 contender.reckon(blockers.leaving)
-            self._turns = None
+            self._turns = self._dues = None
         self.blockers, self.is_open = blockers, is_open
 
     @property
     def turns(self) -> float:
         """Return the seconds that their turns take on each of their GPUs."""
         if self._turns is None:
-            self._turns = policy.turns(self.contenders.values())
+            self._turns = policy.turns(self.members)
         return self._turns / self._width
 
     def turn_of(self, contender: Contender) -> float:
         """Return what one of them has of these turns."""
         return 0.0 if contender.is_batch else (contender.turn + contender.cost) / self._width
+
+    def dues(self, turns: float, wait_target: float, batch_max_wait: float) -> list[float]:
+        """Return when each of `members` is due, where `turns` is what the turns of all on these GPUs take."""
+        blockers = self.blockers
+        given = turns, wait_target, batch_max_wait, blockers.known, blockers.drain, self._width
+        if self._dues is not None and self._dues[0] == given:
+            return self._dues[1]
+        ahead: dict[tuple[bool, float, float, float], tuple[float, float]] = {}  # by the terms: many have the same
+        found = []
+        for contender in self.members:
+            terms = contender.terms
+            if terms not in ahead:
+                target = batch_max_wait
+                if not contender.is_batch:
+                    target = policy.stretched(wait_target, contender.known + blockers.known)
+                others = turns - self.turn_of(contender)
+                ahead[terms] = policy.bound(contender, others, target), policy.lead(contender, blockers.drain)
+            bound, lead = ahead[terms]
+            found.append(contender.since + bound - lead)
+        self._dues = given, found
+        return found
 
 
 class Due(NamedTuple):
@@ -207,6 +282,7 @@ class Lineup:
         self._learned = -1  # how often something had been learned of the host when groups were last read
         self._contenders: dict[str, Contender] = {}  # by group
         self._rivals: dict[Hashable, Rivals] = {}  # by likeness
+        self._found: dict[int, tuple[list[Eviction], Blockers]] = {}  # by the plan's id: many rivals have the same one
         self._turns: dict[frozenset[GpuId], float] = {}  # of all who wait for one of the GPUs, in seconds
         self._places: dict[frozenset[GpuId], dict[str, int]] = {}  # of those who wait for one of the GPUs
 
@@ -215,18 +291,36 @@ class Lineup:
         self._read_changed()
         self._turns.clear()
         self._places.clear()
-        found: dict[int, tuple[list[Eviction], Blockers]] = {}  # by the plan's id: many rivals have the same one
+        self._found.clear()
         for rivals in self._rivals.values():
             first = rivals.first
+            if first.is_placed:
+                rivals.stay(is_free=first.gpus.isdisjoint(off_limits))
+                continue
             is_free = self._placement.place(first, off_limits)
             if not is_free:
                 self._placement.place(first)
+            rivals.take_place(is_free=is_free)
+
+    def _face(self, rivals: Rivals) -> Rivals:
+        """Find who is in the way of rivals, unless nothing has changed for them since that was found last."""
+        if rivals.is_faced:
+            return rivals
+        host, first, faced = self._host, rivals.first, None
+        if first.is_placed and not host.fixed:
+            there = host.ledger.changes_of(first.gpus) + host.ledger.changes_of(_HOST_RAM)
+            gaps = host.gaps_noted if rivals.blockers.go_by_all_gaps else 0
+            as_of = host.second, host.learned, self.keep_turns
+            faced = first, first.gpus, first.changes, there, rivals.is_free, gaps, as_of
+        if faced is None or rivals.faced != faced:
             evictions = self._in_the_way(first)
-            if id(evictions) not in found:
-                found[id(evictions)] = evictions, self._blockers(evictions)
-            _, blockers = found[id(evictions)]
-            can_come = is_free and blockers.gives_way and not blockers.hold_on(first.gpus)
+            if id(evictions) not in self._found:
+                self._found[id(evictions)] = evictions, self._blockers(evictions)
+            _, blockers = self._found[id(evictions)]
+            can_come = rivals.is_free and blockers.gives_way and not blockers.hold_on(first.gpus)
             rivals.face(blockers, is_open=can_come and not self._placement.is_kept_off(first))
+        rivals.is_faced, rivals.faced = True, faced
+        return rivals
 
     def _read_changed(self) -> None:
         """Read those groups again that have changed."""
@@ -246,11 +340,12 @@ class Lineup:
                     del self._rivals[former.likeness]
             if contender is not None:
                 if contender.likeness not in self._rivals:
-                    self._rivals[contender.likeness] = Rivals(self._blockers(self._in_the_way(group)))
+                    self._rivals[contender.likeness] = Rivals()
                 self._rivals[contender.likeness].add(contender)
                 self._contenders[name] = contender
 
     def _read(self, group: Group) -> Contender:
+        come = group.return_cost
         return Contender(
             group.name,
             weight=sum(lease.weight for lease in group.waiting.values()) * 2.0**group.spec.priority,
@@ -260,8 +355,8 @@ class Lineup:
             turn=0.0,
             group=group,
             likeness=group.name if group.is_target else self._placement.likeness(group),
-            come=group.return_cost.seconds,
-            known=group.return_cost.known,
+            come=come.seconds,
+            known=come.known,
             leave=group.leave_cost(group.sleep_level).seconds,
             drain=group.cost(WorkerState.DRAINING).known,
             ready_at=group.retry_at if group.state in AT_REST and not group.is_kept_away else inf,
@@ -273,12 +368,10 @@ class Lineup:
     def _usual_gap(self, group: Group) -> float | None:
         return policy.usual_gap(group.gaps or self._host.gaps)
 
-    def sleepers(self) -> Iterator[list[Group]]:
-        """Yield those who sleep, who could be started anew on other GPUs, and who are alike."""
+    def sleepers(self) -> list[Rivals]:
+        """Return those who sleep, and could be started anew on other GPUs."""
         self._read_changed()
-        for rivals in self._rivals.values():
-            if rivals.first.may_be_on_anew:
-                yield [contender.group for contender in rivals.contenders.values()]
+        return [rivals for rivals in self._rivals.values() if rivals.first.may_be_on_anew]
 
     # When somebody may come
 
@@ -286,11 +379,14 @@ class Lineup:
         """Say when those may come who can; what is to be until `limit` is now."""
         now, due, come, earliest, first = self._host.now, [], [], inf, NOBODY
         for rivals in self._rivals.values():
-            for contender, due_at in self._dues(rivals) if rivals.is_open else ():
+            if not (rivals.is_free and self._face(rivals).is_open):
+                continue
+            dues = self._dues(rivals)
+            times = rivals.blockers.give_way(rivals.members, dues, now)
+            for contender, due_at, at in zip(rivals.members, dues, times, strict=True):
                 if contender.ready_at > now:
                     earliest = min(earliest, contender.ready_at)
                     continue
-                at = rivals.blockers.give_way_at(contender, due_at, now)
                 if limit < at <= first[0] and at < inf:
                     first = min(first, (at, contender.name))
                 if due_at <= limit:
@@ -321,11 +417,9 @@ class Lineup:
         rivals = self._rivals[contender.likeness]
         return self._due_at(contender, rivals.blockers, others - rivals.turn_of(contender))
 
-    def _dues(self, rivals: Rivals) -> Iterator[tuple[Contender, float]]:
-        """Yield the rivals and when each is due, as `due_at`."""
-        others = self._turns_on(rivals.gpus)
-        for contender in rivals.contenders.values():
-            yield contender, self._due_at(contender, rivals.blockers, others - rivals.turn_of(contender))
+    def _dues(self, rivals: Rivals) -> list[float]:
+        """Return when each of the rivals' members is due, as `due_at`."""
+        return self._face(rivals).dues(self._turns_on(rivals.gpus), self.wait_target, self.batch_max_wait)
 
     def _reckoned(self, group: Group) -> Contender:
         """Return the group as one who waits, with what the switch to it costs."""
@@ -334,6 +428,8 @@ class Lineup:
         if contender is None:
             contender = self._read(group)
             contender.reckon(self._blockers(self._in_the_way(group)).leaving)
+        else:
+            self._face(self._rivals[contender.likeness])
         return contender
 
     def _due_at(self, contender: Contender, blockers: Blockers, others: float) -> float:
@@ -348,14 +444,14 @@ class Lineup:
         """
         if gpus not in self._turns:
             on_them = (rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(gpus))
-            self._turns[gpus] = sum(rivals.turns for rivals in on_them)
+            self._turns[gpus] = sum(self._face(rivals).turns for rivals in on_them)
         return self._turns[gpus]
 
     def compare(self, most: int) -> tuple[Comparison, ...]:
         """Return what is compared of those who wait, as they were lined up last: the best first, at most so many."""
         now, found = self._host.now, []
         for rivals in self._rivals.values():
-            for contender, due_at in self._dues(rivals):
+            for contender, due_at in zip(rivals.members, self._dues(rivals), strict=True):
                 is_shut = not rivals.is_open or contender.ready_at > now
                 score = policy.score(contender, self.wait_target, now)
                 found.append((is_shut, due_at - now > AT_ONCE, -score, contender.name, due_at, contender, rivals))
@@ -380,7 +476,7 @@ class Lineup:
         self._read_changed()
         if group.gpus not in self._places:
             on_them = (rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(group.gpus))
-            dues = [each for rivals in on_them for each in self._dues(rivals)]
+            dues = [each for rivals in on_them for each in zip(rivals.members, self._dues(rivals), strict=True)]
             limit = self._host.now + AT_ONCE
             first = sorted((due_at, contender.name) for contender, due_at in dues if due_at <= limit)
             rest = self.ranked(contender for contender, due_at in dues if due_at > limit)

@@ -188,7 +188,7 @@ class Placement:
         self._keep_up()
         worker = group.serving[0]
         if len(group.serving) == 1 and not self._host.ledger.holds(worker.name, group.gpus):
-            return self._clearing(group.gpus).offer(worker.share).evictions
+            return self._clearing(group.gpus).leaving(worker.share)
         coming = tuple((each.name, each.gpus) for each in claiming(group))  # one that is stuck no longer may come again
         changes, key = self._host.ledger.changes_of(group.gpus), (group.name, group.gpus, coming)
         if key not in self._evictions or self._evictions[key][0] != changes:

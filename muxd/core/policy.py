@@ -90,7 +90,12 @@ def due_at(candidate: Candidate, others: float, *, drain: float, wait_target: fl
     On the clock of its `since`; `others`: the `turns` of those who wait too; `drain`: how long draining the active
     model is expected to take.
     """
-    return candidate.since + bound(candidate, others, wait_target) - (candidate.cost + drain)
+    return candidate.since + bound(candidate, others, wait_target) - lead(candidate, drain)
+
+
+def lead(candidate: Candidate, drain: float) -> float:
+    """Return how many seconds before its bound a candidate is due: a drain and its switch take them."""
+    return candidate.cost + drain
 
 
 def usual_gap(gaps: Sequence[float]) -> float | None:

@@ -505,9 +505,8 @@ class Scheduler:
             return never.code, f"model {group.name} {never}", None
         own = group.members if group.state is WorkerState.STUCK else ()
         stuck = [worker for worker in own if worker.state is WorkerState.STUCK]
-        stuck += [
-            w for other in self._placement.evictions(group) if (w := other.group.stuck_on(group.gpus)) is not None
-        ]
+        in_the_way = self._placement.evictions(group) if self.host.stuck else ()
+        stuck += [w for other in in_the_way if (w := other.group.stuck_on(group.gpus)) is not None]
         if stuck:
             what = f"model {group.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
             return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0

@@ -67,6 +67,9 @@ class OperatorSwitch:
     tickets: list[int] = field(default_factory=list)
 
 
+#: States of a victim that kept more than was thought, and was then ordered to start.
+_CAME_BACK = COMING | {WorkerState.READY}
+
 #: Groups of which a switch tells what was compared, and leases that it names.
 COMPARED = 16
 
@@ -81,6 +84,9 @@ class Switching:
         self._placement = host.placement
         self.lineup = Lineup(host, self.in_the_way, wait_target, keep_turns=keep_turns)
         self.running: list[Switch] = []
+        self._to: dict[str, Switch] = {}  # the same, by target
+        self._all_claimed: frozenset[GpuId] = frozenset()  # by them, as `_claimed`
+        self._claimed_as_of: tuple[int, ...] = ()  # what had changed when this was found; (): to be found anew
         self.operator_switch: OperatorSwitch | None = None
         self.preload: list[str] = []  # still to be loaded once, in this order
         self.default = default
@@ -95,6 +101,8 @@ class Switching:
         """Let these switches run and no others; note who is the target of one."""
         targets = {switch.target for switch in (*self.running, *running)}
         self.running = running
+        self._to = {switch.target: switch for switch in running}
+        self._claimed_as_of = ()
         for group in (self.host.groups[name] for name in targets):
             is_target = self.switch_to(group) is not None
             if group.is_target is not is_target:
@@ -102,7 +110,7 @@ class Switching:
                 self.host.touch(group)
 
     def switch_to(self, group: Group) -> Switch | None:
-        return next((s for s in self.running if s.target == group.name), None)
+        return self._to.get(group.name)
 
     def settle(self) -> Iterator[Command]:
         """Bring running switches forward, then begin those whose time has come."""
@@ -135,13 +143,11 @@ class Switching:
 
     def _start_anew_elsewhere(self) -> Iterator[Command]:
         """End sleepers that are to be started on idle GPUs instead of woken on theirs."""
-        alike = list(self.lineup.sleepers())
-        if not alike:
-            self._idle = frozenset()
-            return
-        idle = self.host.ledger.idle(frozenset().union(*(groups[0].may_be_on_anew for groups in alike)))
+        alike = self.lineup.sleepers()
+        idle = self.host.ledger.idle(frozenset().union(*[rivals.first.may_be_on_anew for rivals in alike]))
         idle -= self.off_limits(None, urgent=False) if idle else idle
-        sleepers = [group for groups in alike if self._placement.fits_elsewhere(groups[0], idle) for group in groups]
+        fitting = [rivals for rivals in alike if idle and self._placement.fits_elsewhere(rivals.first, idle)]
+        sleepers = [contender.group for rivals in fitting for contender in rivals.members]
         self._idle = idle if sleepers else frozenset()
         if sleepers:
             self.lineup.line_up(self.off_limits(None, urgent=False))
@@ -190,19 +196,21 @@ class Switching:
 
     def _finish(self) -> None:
         """Forget the switches that are over: the target is ready or has failed, or what is in its way is stuck."""
-        self._keep([s for s in self.running if self._is_under_way(s)])
+        going_on = [s for s in self.running if self._is_under_way(s)]
+        if len(going_on) < len(self.running):
+            self._keep(going_on)
 
     def _is_under_way(self, switch: Switch) -> bool:
         target = self._target(switch)
         if switch.begun:
             return target.state in COMING
         victims = self._remaining(switch)
-        came_back = COMING | {WorkerState.READY}  # one that kept more than was thought, and was then ordered to start
-        if target.state not in AT_REST or any(
-            v.group.stuck_on(target.gpus) or v.group.is_fixed or v.group.state in came_back for v in victims
-        ):
+        if target.state not in AT_REST:
             return False
-        if any(worker.is_spare and not worker.sleeps_at(worker.sleep_level) for worker in self._spared(switch)):
+        for group, _ in victims:
+            if group.stuck_on(target.gpus) or group.is_fixed or group.state in _CAME_BACK:
+                return False
+        if switch.spared and any(w.is_spare and not w.sleeps_at(w.sleep_level) for w in self._spared(switch)):
             return True
         return bool(victims) or self._placement.fits(target)  # else they kept more than was thought: planned anew
 
@@ -211,8 +219,9 @@ class Switching:
 
     def _remaining(self, switch: Switch) -> list[Eviction]:
         """Return the victims that have not left yet."""
-        victims = (Eviction(self.host.groups[name], level) for name, level in sorted(switch.victims.items()))
-        return [victim for victim in victims if not victim.group.sleeps_at(victim.level)]
+        victims, groups = switch.victims, self.host.groups
+        names = [name for name, level in victims.items() if not groups[name].sleeps_at(level)]
+        return [Eviction(groups[name], victims[name]) for name in sorted(names)]
 
     def in_the_way(self, group: Group) -> list[Eviction]:
         """Return who must leave before the group comes: a switch's victims that are left, or whom a plan chooses."""
@@ -268,6 +277,7 @@ class Switching:
         self._spent.pop(group.name, None)
         for switch in self.running:
             switch.victims.pop(group.name, None)
+        self._claimed_as_of = ()
 
     def is_coming(self, group: Group) -> bool:
         """Say whether a switch brings the group, or will as an operator wishes."""
@@ -310,9 +320,10 @@ class Switching:
 
         One that gave way, has ended and may come to any GPUs has none of them any more, wherever it may come to next.
         """
-        victims = (group for name in switch.victims if (group := self.host.groups[name]).is_placed)
-        of_groups = (group.gpus for group in (self.host.groups[switch.target], *victims))
-        return frozenset().union(*of_groups, *(worker.gpus for worker in self._spared(switch)))
+        groups = self.host.groups
+        victims = [group for name in switch.victims if (group := groups[name]).is_placed]
+        spared = self._spared(switch) if switch.spared else ()
+        return groups[switch.target].gpus.union(*[group.gpus for group in (*victims, *spared)])
 
     # New ones
 
@@ -440,8 +451,13 @@ class Switching:
         They are those of running switches and of other groups that are validated and, unless it is `urgent`, those kept
         for an operator's open switch or for one who waited long.
         """
-        claimed = frozenset[GpuId]().union(*map(self._claimed, self.running))
-        claimed = claimed.union(self.host.lent, *(other.gpus for other in self._validated(but=group)))
+        as_of = self.host.moves, self.host.renewals, self.host.learned
+        if self._claimed_as_of != as_of or self.host.fixed or self.host.validating or self.host.composed:
+            self._claimed_as_of = as_of
+            self._all_claimed = frozenset[GpuId]().union(*map(self._claimed, self.running))
+        claimed = self._all_claimed | self.host.lent
+        if self.host.validating:
+            claimed = claimed.union(*(other.gpus for other in self._validated(but=group)))
         if urgent:
             return claimed
         wished = self.host.groups[self.operator_switch.group].gpus if self.operator_switch is not None else frozenset()

@@ -314,7 +314,7 @@ class Worker:
 
     def sleeps_at(self, level: int) -> bool:
         """Say whether the worker sleeps at `level` or deeper, or has ended."""
-        return self.is_down or (self.state is WorkerState.ASLEEP and self.level >= level)
+        return self.state in DOWN or (self.state is WorkerState.ASLEEP and self.level >= level)
 
     def level_for(self, level: int) -> int:
         """Return the level at which the worker is once its group has gone to `level`: its own where that is deeper."""
