@@ -113,7 +113,7 @@ class Catalogue:
             for model in config.models
         }
         served = {name: entry for entry in self._entries.values() for name in entry.served_names}
-        self._by_name = self._entries | served
+        self.by_name = self._entries | served  # by each name as it is written
         self._of_any_name = next((entry for entry in self._entries.values() if entry.model.any_name), None)
 
     def find(self, asked: str) -> CatalogueEntry | None:
@@ -122,16 +122,16 @@ class Catalogue:
         NAME:ADAPTER, SGLang's way to name a LoRA adapter, finds the model NAME.  The tag ":latest", which Ollama's
         clients may add to any name, is ignored.
         """
-        if (entry := self._by_name.get(asked)) is not None:
+        if (entry := self.by_name.get(asked)) is not None:
             return entry
-        return self._named(asked) or self._by_name.get(untagged(asked).rpartition(":")[0]) or self._of_any_name
+        return self._named(asked) or self.by_name.get(untagged(asked).rpartition(":")[0]) or self._of_any_name
 
     def find_tagged(self, asked: str) -> CatalogueEntry | None:
         """Return the model that an Ollama client calls `asked`: a tag other than ":latest" names another model."""
         return self._named(asked) or self._of_any_name
 
     def _named(self, asked: str) -> CatalogueEntry | None:
-        return self._by_name.get(asked) or self._by_name.get(untagged(asked))
+        return self.by_name.get(asked) or self.by_name.get(untagged(asked))
 
     def entries(self) -> list[CatalogueEntry]:
         """Return all models, in the order of the configuration."""

@@ -189,7 +189,7 @@ class RequestDispatcher:
         self, client: Downstream, request: Request, record: RequestRecord, found: WorkerRequest, api_key: ApiKey | None
     ) -> "CompleteResponse | ProxiedRequest":
         asked = found.asked
-        entry = self._model_for(found, api_key)
+        entry = self._catalogue.by_name.get(asked.model) or self._model_for(found, api_key)
         record.model = entry.name
         preloads = unloads = False
         if asked.may_preload:

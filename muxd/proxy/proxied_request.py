@@ -419,15 +419,17 @@ class ProxiedRequest:
             held, self.fatal_error, self._held = self._held, b"", None
             self.on_bytes(held)
         self._upstream = None
-        reframer, client = self._reframer, self._client
-        if isinstance(reframer, BodyBuffer):
-            self._send(chunk(reframer.as_part(self._client_format, self._status)) + LAST_CHUNK)
-        elif isinstance(reframer, ChunkReencoder):
-            self._send(LAST_CHUNK)
+        if (reframer := self._reframer) is not None:
+            if isinstance(reframer, BodyBuffer):
+                self._send(chunk(reframer.as_part(self._client_format, self._status)) + LAST_CHUNK)
+                keep_alive = True
+            elif isinstance(reframer, ChunkReencoder):
+                self._send(LAST_CHUNK)
+                keep_alive = True
         self._let_go()
         tokens = self._usage.result() if self._usage is not None else NO_TOKENS
         self._record.end(self._status, "ok", tokens=tokens)
-        client.answered(self._record, keep_alive=keep_alive or isinstance(reframer, BodyBuffer | ChunkReencoder))
+        self._client.answered(self._record, keep_alive=keep_alive)
 
     def on_stale(self) -> None:
         """Send the request again on a new connection: the idle one was closed before the worker had the request."""

@@ -242,12 +242,14 @@ class ClientConnection(Connection):
         except MuxdError as error:
             self._refuse(Refusal.of(error))
             return
-        held, heads = self._parser.buffered, self._parser.head_bytes
+        parser = self._parser
+        held, heads = (parser.buffered, parser.head_bytes) if parser.mid_message else (0, 0)
         for request in requests:
             self._backlog.append(request)
             held += len(request.body)
             heads += request.head_size
-        self._set_held(held)
+        self._context.held += held - self._held
+        self._held = held
         if heads or self._held_heads:
             self._set_held_heads(heads)
         if (held and self._context.held > self._context.limits.buffer_memory) or (
@@ -369,7 +371,7 @@ class ClientConnection(Connection):
             return
         elif self.phase not in (Phase.IDLE, Phase.HEAD):  # in these an empty line extends no deadline
             self.phase = Phase.IDLE
-            self.deadline = self.reactor.after(limits.idle_timeout)
+            self.deadline = self.reactor.at(self.reactor.now + limits.idle_timeout)
         self._context.places.rest(self, self.reactor.now)
         if self._unread and not self._reading:
             self.reactor.again(self._read)

@@ -26,6 +26,8 @@ MAX_HEAD = 256 * 1024
 _TURNS = 4  # reads in a row until other connections get their turn
 _JOIN_BELOW = 64 * 1024  # bytes: a smaller body is sent in one system call with its head
 _STATUS_LINE = b"HTTP/1."
+_FINAL = b"HTTP/1.1 2"  # what most responses begin with
+_HEAD_END = b"\r\n\r\n"
 _CHUNKED = b"\r\ntransfer-encoding:"
 _DATA = select.EPOLLIN | select.EPOLLOUT  # the mask of an event that brings bytes and no end
 _EVENT_END = b"\n\n\r\n"
@@ -248,10 +250,14 @@ class Upstream(Connection):
             self._retire()  # the worker sent bytes that no request asked for
             return
         if not self.answering:
-            received = self._take_head(data)
-            if received is None:
-                return
-            data = received
+            end = data.find(_HEAD_END) + 4
+            if end >= 4 and not self.head and data.startswith(_FINAL):
+                self.head = data[:end]
+            else:
+                received = self._take_head(data)
+                if received is None:
+                    return
+                data = received
         assert self._parser is not None
         try:
             self._parser.feed_data(data)
@@ -297,7 +303,7 @@ class Upstream(Connection):
             if not received.startswith(_STATUS_LINE[: len(received)]) or received[9:12] == b"101":
                 self._fail(UpstreamLoss.GARBAGE, "its answer is not HTTP/1.1")
                 return None
-            end = received.find(b"\r\n\r\n") + 4
+            end = received.find(_HEAD_END) + 4
             if end >= 4 and received[9:10] == b"1":
                 received = received[end:]  # drop an interim response; the proxy asked for none
                 self._interim_size += end
