@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.dataplane import interpreter, programs, table, targets
+from bench.dataplane import interpreter, programs, quota, table, targets
 from bench.dataplane.programs import Load
 from bench.dataplane.rows import Goal
 from bench.sglangmux.programs import free_ports
@@ -105,11 +105,42 @@ def test_what_both_cores_bring_is_told_round_by_round():
     assert told.endswith("by its CPU: 1.82 times")
 
 
+def test_what_a_second_process_brings_under_a_quota_is_told_round_by_round():
+    results = table.Results()
+    for turn, (one, both) in enumerate([(100.0, 190.0), (100.0, 200.0), (100.0, 210.0)]):
+        results.values["quota.rate", "muxd"][turn], results.values["quota.rate", "muxd-2"][turn] = one, both
+    (told,) = table.scaling(results)
+    assert told.startswith("muxd-2: 2.00 (1.90 to 2.10) times the requests/s of muxd where each process")
+
+
+def test_a_quota_is_a_group_of_its_own_and_nothing_of_it_is_left():
+    def group() -> str:
+        return Path(f"/proc/{child.pid}/cgroup").read_text()
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        before = group()
+        try:
+            with quota.capped([child.pid], 0.15):
+                name = f"/muxd-bench-{os.getpid()}-0"
+                assert name in group()
+                root, _ = quota._controller()
+                files = (root / name[1:] / file for file in ("cpu.cfs_quota_us", "cpu.max"))
+                assert [file.read_text().split()[0] for file in files if file.exists()] == ["3000"]
+        except OSError as error:
+            pytest.skip(f"no cgroup may be made here: {error}")
+        finally:
+            child.communicate()
+    assert name not in before
+    assert not (root / name[1:]).exists()
+
+
 def test_the_interpreter_is_told_with_what_it_was_built_with(monkeypatch):
     monkeypatch.setattr(interpreter.sysconfig, "get_config_var", {"CONFIG_ARGS": "'--enable-optimizations'"}.get)
     assert interpreter.built().endswith("built with PGO, without LTO")
     monkeypatch.setattr(interpreter.sysconfig, "get_config_var", {}.get)
     assert interpreter.built().endswith("built WITHOUT PGO, without LTO")
+    monkeypatch.setattr(interpreter.sysconfig, "get_config_var", {"PGO_PROF_USE_FLAG": ""}.get)
+    assert "by a distribution that does not tell its flags" in interpreter.built()
 
 
 @with_programs

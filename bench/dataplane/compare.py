@@ -20,7 +20,7 @@ from .interpreter import built
 from .programs import Load, hurried, may_hurry, upstream
 from .rows import EXPERIMENTS, HELD, Experiment, Failed, streams_to_hold
 from .table import Results, lines, number, scaling
-from .targets import ON_BOTH, OPEN, SCALED_ROWS, Place, Running, missing, used, version
+from .targets import MUXD_ALONE, ON_BOTH, OPEN, SCALED_ROWS, Place, Running, missing, used, version
 
 IDLE = 0.05  # of a core: less than this, and a target has nothing left to do
 SETTLE = 30.0  # seconds that it may take to get there
@@ -37,6 +37,8 @@ class Plan:
     load_core: int
 
     def takes(self, experiment: Experiment, target: str) -> bool:
+        if experiment.name == "quota" and target not in MUXD_ALONE:
+            return False
         if target in ON_BOTH:
             return experiment.name in SCALED_ROWS
         return experiment.name != "held" or target in self.holders

@@ -5,7 +5,8 @@
  *
  * `requests`: each connection sends a request, reads the answer to its end and sends the next, on and on; after
  * SECONDS no new ones are sent, and those that are under way are waited for.  All of them count, so that CPU time that
- * was used for them divides by them.
+ * was used for them divides by them.  Prompts differ in length from request to request, as those of a program do:
+ * they have PROMPT_BYTES, or up to 7 times 37 more.
  *
  * `streams`: each stream is one connection with one request; they begin evenly within STAGGER_MS.  Every event of
  * upstream.c tells by CLOCK_MONOTONIC when it was made.  After LIMIT_S, what still runs counts as cut off.
@@ -76,11 +77,17 @@ static void print_samples(const char *name, struct samples *s)
 
 /* ---- Connections ---- */
 
+struct request {
+    char *bytes;
+    size_t length;
+};
+
 enum part { HEAD, SIZED_BODY, CHUNK_SIZE, CHUNK_BODY, CHUNK_END, TRAILERS, BODY_TO_END, COMPLETE };
 
 struct connection {
     int fd;           /* -1: none */
     int64_t began;    /* the request that is under way */
+    const struct request *request;
     size_t sent;      /* bytes of it */
     bool wants_write;
     /* The answer, as far as it was read. */
@@ -100,8 +107,8 @@ struct connection {
 static const char DONE[] = "[DONE]";
 
 static int epoll, port = 0;
-static char *request;
-static size_t request_length;
+static struct request requests[8]; /* one after the other */
+static long kinds = 8, requests_begun;
 static bool streaming;
 static long events_asked = 100;
 static int64_t deadline; /* no further requests after it */
@@ -136,8 +143,9 @@ static void fail(struct connection *c)
 
 static void send_request(struct connection *c)
 {
-    while (c->sent < request_length) {
-        ssize_t count = send(c->fd, request + c->sent, request_length - c->sent, MSG_NOSIGNAL);
+    const struct request *r = c->request;
+    while (c->sent < r->length) {
+        ssize_t count = send(c->fd, r->bytes + c->sent, r->length - c->sent, MSG_NOSIGNAL);
         if (count < 0 && errno != EAGAIN) {
             fail(c);
             return;
@@ -146,7 +154,7 @@ static void send_request(struct connection *c)
             break;
         c->sent += count;
     }
-    if (c->wants_write != (c->sent < request_length)) {
+    if (c->wants_write != (c->sent < r->length)) {
         c->wants_write = !c->wants_write;
         watch(c, EPOLL_CTL_MOD);
     }
@@ -157,7 +165,7 @@ static void begin(struct connection *c)
 {
     int fd = c->fd, on = 1;
     struct sockaddr_in address = {AF_INET, htons(port), {htonl(INADDR_LOOPBACK)}, {0}};
-    *c = (struct connection){.fd = fd, .began = now(), .left = -1};
+    *c = (struct connection){.fd = fd, .began = now(), .left = -1, .request = &requests[requests_begun++ % kinds]};
     if (fd < 0) {
         c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
         setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -333,7 +341,7 @@ static void run(struct connection *all, long count, int64_t stagger, int64_t lim
 }
 
 /* A prompt of `padding` bytes, and the model's name after it, where it is hardest to find. */
-static void write_request(const char *text, size_t padding)
+static void write_request(struct request *request, const char *text, size_t padding)
 {
     char *body = malloc(padding + 1024), head[512];
     int begun = sprintf(body, "{\"messages\":[{\"role\":\"system\",\"content\":\"You are a helpful assistant. ");
@@ -344,10 +352,10 @@ static void write_request(const char *text, size_t padding)
             "Accept: application/json\r\nContent-Type: application/json\r\nUser-Agent: OpenAI/Python 2.8.0\r\n"
             "Authorization: Bearer sk-bench\r\nX-Stainless-Lang: python\r\nContent-Length: %zu\r\n\r\n",
             port, strlen(body));
-    request_length = head_length + strlen(body);
-    request = malloc(request_length + 1);
-    memcpy(request, head, head_length);
-    strcpy(request + head_length, body);
+    request->length = head_length + strlen(body);
+    request->bytes = malloc(request->length + 1);
+    memcpy(request->bytes, head, head_length);
+    strcpy(request->bytes + head_length, body);
     free(body);
 }
 
@@ -376,7 +384,10 @@ int main(int argc, char **argv)
     char text[128] = "Hello";
     if (streaming)
         sprintf(text, "BENCH events=%ld interval_us=%ld bytes=%ld .", events_asked, interval_us, event_bytes);
-    write_request(text, streaming ? 0 : padding);
+    if (padding > 100000)
+        kinds = 1; /* where it makes no difference, and takes memory */
+    for (long i = 0; i < kinds; i++)
+        write_request(&requests[i], text, (streaming ? 0 : padding) + 37 * i);
     struct connection *all = calloc(count, sizeof *all);
     for (long i = 0; i < count; i++)
         all[i].fd = -1;

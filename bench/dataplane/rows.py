@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from bench.processes import cpu_seconds
+
 from .programs import Load, Seen
+from .quota import capped
 from .targets import MUXD_ALONE, Running, is_data_plane, used
 
 Figures = Mapping[str, float]
@@ -14,6 +17,7 @@ Figures = Mapping[str, float]
 
 ROUTER = "sglang-router"
 BODY_BYTES = 5_000_000
+QUOTA = 0.15  # of a core, for each process in the row `quota`
 HELD = 10_000  # streams
 SOCKETS_EACH = 2  # of a proxy, for one stream
 SPARE = 200  # descriptors of a proxy that are no stream's
@@ -90,6 +94,23 @@ def body(target: Running, load: Load) -> Figures:
     return costs(target, {"body.cpu": 1e3 * cpu / seen["answers"]})
 
 
+def quota(target: Running, load: Load) -> Figures:
+    """Each process of the proxy has a small share of a core, so that load and server never want for theirs."""
+    pids = [pid for pid in target.processes() if is_data_plane(pid)]
+    try:
+        with capped(pids, QUOTA):
+            load.requests(64, 0.5)
+            before = [cpu_seconds(pid) for pid in pids]
+            seen, _ = costed(target, lambda: load.requests(64, 3))
+            spent = sum(map(cpu_seconds, pids)) - sum(before)
+    except OSError as error:
+        raise Failed("no quota: a cgroup's cpu controller and root are needed") from error
+    return {
+        "quota.rate": seen["answers"] / seen["seconds"],
+        "quota.used": 100 * spent / (seen["seconds"] * QUOTA * len(pids)),
+    }
+
+
 REQUESTS = (
     Row(
         "request.cpu",
@@ -99,6 +120,10 @@ REQUESTS = (
     ),
     Row("request.rate", "requests/s on one core", "/s", (Goal(2.5, ROUTER, at_least=True),)),
     Row("request.core", "of that core, what was used", "%"),
+)
+QUOTAS = (
+    Row("quota.rate", f"requests/s with {QUOTA:.0%} of a core for each process of the proxy", "/s"),
+    Row("quota.used", "- of these shares, what was used", "%"),
 )
 LATENCY = (Row("latency", "latency p50, 1 connection", "us"),)
 BODY = (Row("body.cpu", "CPU per request with a 5 MB body", "ms", (Goal(0.7, ROUTER),)),)
@@ -176,6 +201,7 @@ HOLD = (
 
 EXPERIMENTS = (
     Experiment("requests", REQUESTS, requests),
+    Experiment("quota", QUOTAS, quota),
     Experiment("latency", LATENCY, latency),
     streams(32, 100, 20),
     streams(256, 50, 50),

@@ -49,6 +49,11 @@ def lines(results: Results, experiments: Sequence[Experiment], targets: Sequence
 def scaling(results: Results) -> Iterator[str]:
     """What two cores bring each target that was measured on one and on both, round by round."""
     for both, one in ON_BOTH.items():
+        if limited := _pairs(results, "quota.rate", both, one):
+            yield (
+                f"{both}: {_spread(limited)} times the requests/s of {one} where each process of the proxy has the "
+                f"same small share of a core for itself and uses it up"
+            )
         rates = _pairs(results, "request.rate", both, one)
         costs = _pairs(results, "request.cpu", both, one)
         share = results.median("request.core", both)

@@ -37,7 +37,7 @@ MUXD_ALONE = ("muxd", "muxd-2")
 
 #: Targets on both cores, each with the same on one core; they are measured by the rows of SCALED_ROWS.
 ON_BOTH = {"muxd-2": "muxd", "router-2": "sglang-router"}
-SCALED_ROWS = ("requests", "streams-256")
+SCALED_ROWS = ("requests", "quota", "streams-256")
 
 START = 120.0  # seconds that a target may take until it answers
 BODY = b'{"model":"m1","messages":[{"role":"user","content":"hi"}]}'
