@@ -27,7 +27,8 @@ from pathlib import Path
 from figures import Figure, show
 from muxd_process import MuxdProcess, running_muxd, until
 
-from muxd.host.page_cache import CHUNK, bytes_in_ram, read_ahead, read_when_idle
+from muxd.host.page_cache import CHUNK, bytes_in_ram, read_ahead
+from muxd.host.priority import read_when_idle
 
 GiB = 1 << 30
 

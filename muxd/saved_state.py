@@ -63,7 +63,10 @@ class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     leftovers: list[str] = []  # files that the worker left outside its work folder
     # What the next muxd needs to take a worker over as it is:
     is_at_rest: bool = False  # it is ready, or asleep at `level`; else it loads, wakes, falls asleep or ends
-    level: int | None = None  # at which it sleeps; None: it is ready
+    level: int | None = None  # at which it sleeps; None: it is ready, or
+    waits: bool = False  # waits at its engine's gate
+    gate_port: int = 0  # of its gate; 0: it was not started ahead
+    gate_size: int | None = None  # bytes of host RAM that it takes there; None: nobody knows
     digest: str = ""  # of the configuration that its processes depend on
     api_key: str = ""
     chosen: dict[str, str] = {}  # at its launch, see CommandSpec.chosen

@@ -183,8 +183,10 @@ def switch_status(switch: SwitchView, progress: Progress, now: float) -> dict[st
 
 
 def host_memory_status(host: HostView) -> dict[str, int] | None:
-    """Return the bytes of host RAM that copies of weights may take and do take; None where nobody reckons them."""
-    return {"for_weights": host.host_ram, "weights": host.copies} if host.host_ram is not None else None
+    """Return the bytes of host RAM that copies of weights and standbys may take, and do; None: nobody reckons them."""
+    if host.host_ram is None:
+        return None
+    return {"for_weights": host.host_ram, "weights": host.copies, "standby": host.waiting}
 
 
 def gpu_status(gpus: Gpus, budgets: GpuBudgets, found: Mapping[GpuId, Strangers]) -> list[dict[str, Any]]:

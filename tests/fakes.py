@@ -48,6 +48,7 @@ CALLS = {
     "/resume_memory_occupation": "resume",
     "/update_weights_from_disk": "reload",
     "/continue_generation": "continue",
+    "/gate/activate": "activate",
 }
 
 
@@ -57,6 +58,7 @@ class Behaviour:
 
     load_time: float = 1.0  # from its start until it is ready
     listens_after: float = 0.5  # from its start until it listens; inf: never
+    imports: float = 3.0  # of one that is to wait at a gate: from its start until it is there; inf: never
     listens_at: int = 0  # the port; 0: as its command line says
     guesses: bool = False  # a script's: its port is no more than a guess
     ambiguous: set[int] = field(default_factory=set)  # the ports among which a script's is to be found
@@ -90,16 +92,20 @@ class Behaviour:
 class FakeServer:
     """One server: what it holds, and what its calls do to that."""
 
-    def __init__(self, model: Model, behaviour: Behaviour, port: int, host: "FakeHost") -> None:
+    def __init__(self, model: Model, behaviour: Behaviour, port: int, host: "FakeHost", gate: int = 0) -> None:
         self.model, self.behaviour, self.port = model, behaviour, port
         self.child: FakeChild  # set by FakeChildren
         self.host = host
         self.started = trio.current_time()
+        self.gate = gate  # its port; 0: none
+        self.loads_from = inf if gate else self.started  # when it has passed its gate
         self.asked: list[str] = []  # the path of every request
         self.calls: list[str] = []
         self.released: set[str] = set()  # the tags of the memory that it has given up
         self.paused = False
-        self._memory = [(self.started, behaviour.awake)]  # from when on it has how many bytes of each of its GPUs
+        self._memory = [
+            (self.started, 0 if gate else behaviour.awake)
+        ]  # from when on it has how many bytes of each of its GPUs
 
     def memory_at(self, now: float) -> int:
         if now >= self.child.ends_at + self.behaviour.lag:
@@ -108,11 +114,24 @@ class FakeServer:
 
     @property
     def listens(self) -> bool:
-        return not self.child.has_ended and trio.current_time() >= self.started + self.behaviour.listens_after
+        return not self.child.has_ended and trio.current_time() >= self.loads_from + self.behaviour.listens_after
+
+    @property
+    def is_at_gate(self) -> bool:
+        return (
+            not self.child.has_ended
+            and bool(self.gate)
+            and trio.current_time() >= self.started + self.behaviour.imports
+        )
+
+    def open_gate(self) -> None:
+        """Let it go on, whoever says so."""
+        self.loads_from = trio.current_time()
+        self._memory.append((self.loads_from, self.behaviour.awake))
 
     @property
     def is_loaded(self) -> bool:
-        return trio.current_time() >= self.started + self.behaviour.load_time
+        return trio.current_time() >= self.loads_from + self.behaviour.load_time
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -129,6 +148,10 @@ class FakeServer:
             raise httpx.ReadError("the connection broke")
         if isinstance(fault, tuple):
             return an_answer(*fault)
+        if request.url.port == self.gate:
+            if verb == "activate":
+                self.open_gate()
+            return an_answer(200 if path in ("/health", "/gate/activate") else 404, "OK")
         key = self.behaviour.key
         if key is not None and path != "/ready" and request.headers.get("authorization") != f"Bearer {key}":
             return an_answer(401)
@@ -272,10 +295,13 @@ class FakeChildren:
         behaviour = self._host.servers[spec.name]
         if behaviour.refuses_to_spawn is not None:
             raise behaviour.refuses_to_spawn
-        port = int(spec.argv[spec.argv.index("--port") + 1]) if "--port" in spec.argv else 0
+        port, gate = (
+            int(spec.argv[spec.argv.index(flag) + 1]) if flag in spec.argv else 0
+            for flag in ("--port", "--gated-launch-port")
+        )
         spec.stderr.touch()
         child = FakeChild(
-            spec, len(self.all) + 1, FakeServer(model, behaviour, behaviour.listens_at or port, self._host)
+            spec, len(self.all) + 1, FakeServer(model, behaviour, behaviour.listens_at or port, self._host, gate)
         )
         self.all.append(child)
         return child
@@ -300,10 +326,11 @@ class FakePorts:
             raise error
         if self.port in self._host.strangers:
             raise PortTaken(f"port {self.port} was taken by another process")
-        return self.is_there() and self._server.port == self.port
+        return self.is_there() and self.port in (self._server.port, self._server.gate)
 
     def is_there(self) -> bool:
-        return self._server.listens and not self.is_taken()
+        is_there = self._server.is_at_gate if self.port == self._server.gate else self._server.listens
+        return is_there and not self.is_taken()
 
     def is_taken(self) -> bool:
         return self.port in self._host.strangers
@@ -388,8 +415,11 @@ class FakeHost:
     async def answer(self, request: httpx.Request) -> httpx.Response:
         await trio.lowlevel.checkpoint()
         for child in self.children.all:
-            if child.server.port == request.url.port and child.server.listens:
-                return await child.server.answer(request)
+            server = child.server
+            if (server.port == request.url.port and server.listens) or (
+                server.gate == request.url.port and server.is_at_gate
+            ):
+                return await server.answer(request)
         raise httpx.ConnectError("connection refused")
 
 

@@ -22,6 +22,9 @@ UNIX = "unix:"
 class Simulation:
     """Behaviour of a simulated worker: its figures are invented, its processes are real."""
 
+    import_time: float = key(
+        duration(), "0s", doc="To import its modules, before load_time; a process in standby has done that."
+    )
     load_time: float = key(duration(), "1s", doc="From its start until it is ready.")
     sleep_time: float = key(duration(), "100ms", doc="To fall asleep.")
     wake_time: float = key(duration(), "300ms", doc="To wake up.")

@@ -21,6 +21,7 @@ OWNED_FLAGS = {
     "--api-key": "leave it out: clients show keys to the proxy, see [[keys]], and it has none to show to the worker",
     "--enable-memory-saver": "use the key sleep_level",
     "--enable-weights-cpu-backup": "use sleep_level = 1",
+    "--gated-launch-port": "use the key standby: muxd opens the gate",
 }
 
 #: Flags of vLLM, llama.cpp and TGI, each with SGLang's flag for the same purpose; "" where SGLang has none.

@@ -220,6 +220,15 @@ class Model:
         "RAM, so that its load does not wait for the disk.  For a model_path that is on this machine, and where the "
         "weights are not in RAM anyway, as at sleep level 1.",
     )
+    standby: bool = key(
+        boolean,
+        False,
+        live=True,
+        doc="Of a model of sleep_level 3: while it is not loaded, its next process waits for it to be wanted, with its "
+        "modules imported, so that a start takes only what comes after that.  Meanwhile the process takes host RAM, "
+        "and on a GPU a CUDA context.  For an SGLang that has --gated-launch-port, with one worker on GPUs that are "
+        "named, and without a size for kv in memory.",
+    )
     pinned: bool = key(
         boolean,
         False,

@@ -349,6 +349,9 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
         yield ("gpus",), "leave this out: its servers run elsewhere"
     yield from _replicas(model, written, uses_gpus=kind.capabilities.uses_gpus)
     yield from _idle(model, written, {*kind.levels(model), model.sleep_level, 3})
+    has_gate, is_held = kind.capabilities.has_gate, bool(kind.granted(model))
+    if model.standby and (why := _why_no_standby(model, has_gate=has_gate, is_held=is_held)):
+        yield ("standby",), f"{why}, or write standby = false"
     if model.router is not None:
         yield from router_findings(model.router, environ)
     for path, text in kind.findings(model, environ):
@@ -419,8 +422,26 @@ def _idle(model: Model, written: _WrittenKeys, levels: set[int]) -> Iterator[Fin
             return
 
 
+def _why_no_standby(model: Model, *, has_gate: bool, is_held: bool) -> str:
+    """Return why no process of the model can wait for it to be wanted, with what to do; "" where one can."""
+    if not has_gate:
+        engines = "SGLang's and the simulator's servers alone have a gate at which they wait"
+        return f"{engines}, and {model.engine} has none; change engine"
+    if model.sleep_level != 3:
+        return f"at sleep_level {model.sleep_level} its process stays, and no next one is needed; use sleep_level = 3"
+    if model.most_replicas > 1:
+        return "it goes with one worker, not with several; leave replicas out"
+    if model.any_gpus:
+        return "a process is told its GPUs when it begins, and any will do for this model; name those that it is to use"
+    if is_held:
+        return "a process is told its share of the GPU when it begins, by what is free then; leave kv out of memory"
+    return ""
+
+
 def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
     """Yield a problem for each key that a model with a launch script cannot have."""
+    if model.standby:
+        yield ("standby",), "a launch script starts its server by itself, without a gate; leave this out"
     if model.engine != "sglang":
         yield (
             ("engine",),

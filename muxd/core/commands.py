@@ -29,6 +29,24 @@ class StartWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class PrepareStandby:
+    """Start a process of it that waits at its engine's gate; answered by StandbyPrepared or WorkerExited.
+
+    `is_urgent`: somebody waits for the worker; else it takes only the CPU and the disk that nobody else wants.
+    """
+
+    worker: str
+    is_urgent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateStandby:
+    """Let the process at the gate go on as a start does; answered by WorkerReady, ActivationFailed or WorkerExited."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class WakeWorker:
     """Wake it from the level at which it sleeps; answered by WorkerReady, WakeFailed or WorkerExited."""
 
@@ -338,6 +356,8 @@ class FinishHandover:
 
 Command = (
     StartWorker
+    | PrepareStandby
+    | ActivateStandby
     | WakeWorker
     | SleepWorker
     | DrainWorker

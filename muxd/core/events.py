@@ -58,6 +58,8 @@ class AdoptedWorker:
     peak: int = 0  # the most bytes that it was measured to have had on one GPU when it fell asleep; 0: unknown
     routed: tuple[str, ...] = ()  # a router's: URLs of the workers of its group to which it passes requests
     unproved: bool = False  # nobody knows whether it answers as it did when it was loaded
+    waits: bool = False  # at its engine's gate; it is neither ready nor asleep
+    gate_size: int | None = None  # bytes of host RAM that it takes there; None: nobody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +277,25 @@ class WorkerReady:
 
 
 @dataclass(frozen=True, slots=True)
+class StandbyPrepared:
+    """Its process waits at its engine's gate, with so many bytes of host RAM; None where nobody can measure them."""
+
+    time: float
+    worker: str
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationFailed:
+    """Its gate could not be opened in time; nobody knows whether its process goes on."""
+
+    time: float
+    worker: str
+    reason: str
+    code: str = ""  # as in SleepFailed
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerAsleep:
     """It fell asleep, and its GPU memory is measured to be free, but for `kept` bytes on each of its GPUs.
 
@@ -417,6 +438,8 @@ Event = (
     | HostRamLimited
     | WeightsSeen
     | WorkerReady
+    | StandbyPrepared
+    | ActivationFailed
     | WorkerAsleep
     | WorkerDrained
     | SleepFailed

@@ -264,6 +264,12 @@ class Group:
     def spares(self) -> tuple[Worker, ...]:
         return tuple(worker for worker in self.serving if worker.is_spare)
 
+    @property
+    def has_gate(self) -> bool:
+        """Say whether the next process of its only worker is to wait at a gate, or does so yet."""
+        worker = self.members[0]
+        return len(self.members) == 1 and (worker.spec.standby is not None or worker.is_ahead)
+
     def enlist(self, workers: Iterable[Worker]) -> None:
         """Let these of the spare workers serve with the others."""
         for worker in workers:

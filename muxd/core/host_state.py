@@ -9,10 +9,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from math import floor, inf
 
 from .commands import (
+    ActivateStandby,
     Command,
     DrainWorker,
     EndLease,
     GrantLease,
+    PrepareStandby,
     RecordMove,
     RecordScale,
     RestoreLease,
@@ -82,6 +84,7 @@ class HostState:
         self.validating: list[Group] = []  # those with an order to be validated, in the order of these
         self.composed: list[Group] = []  # those of several workers
         self.scalable: list[Group] = []  # those of which more or fewer replicas may serve
+        self.with_gate: list[Group] = []  # those whose only worker has, or had, its next process wait at a gate
         self.placement = Placement(self)
         for spec in specs:
             self.add(spec)
@@ -167,6 +170,7 @@ class HostState:
         self.fixed = [group for group in self.groups.values() if group.is_pinned or group.is_sheltered]
         self.composed = [group for group in self.groups.values() if len(group.members) > 1]
         self.scalable = [group for group in self.groups.values() if group.is_scalable]
+        self.with_gate = [group for group in self.groups.values() if group.has_gate]
 
     def remove(self, group: Group) -> None:
         """Forget one that has no process and no lease."""
@@ -255,7 +259,7 @@ class HostState:
     def _give_back_of_dead(self, group: Group) -> None:
         keeps = group.state in UP or group.keeps_place
         for worker in group.members:
-            if worker.is_down and (not keeps or worker.is_spare):
+            if worker.is_down and (not keeps or worker.is_spare or self.ledger.has_no_weights(worker.name)):
                 self.ledger.give_back(worker.name)
 
     def forget_excess(self) -> None:
@@ -323,6 +327,10 @@ class HostState:
             yield from self.move(worker, WorkerState.WAKING)
             yield WakeWorker(worker.name)
             return
+        if worker.state is WorkerState.STANDBY:
+            yield from self.move(worker, WorkerState.STARTING)
+            yield ActivateStandby(worker.name)
+            return
         if worker.state in (WorkerState.BACKOFF, WorkerState.FAILED):
             worker.restarts += 1
         worker.trial = worker.state is WorkerState.FAILED
@@ -330,6 +338,39 @@ class HostState:
             self._claim(worker)
         yield from self.move(worker, WorkerState.STARTING, worker.launch_note)
         yield StartWorker(worker.name, worker.launched, tuple(in_order(worker.gpus)) if worker.spec.any_of else ())
+
+    def prepare(self, worker: Worker, *, is_urgent: bool) -> Iterator[Command]:
+        """Have the next process of a worker that has none wait at its engine's gate; there must be room for it."""
+        self.ledger.keep(worker.name, worker.standby_holding)
+        worker.is_ahead = True
+        yield from self.move(worker, WorkerState.STANDBY)
+        yield PrepareStandby(worker.name, is_urgent)
+
+    def prepared(self, worker: Worker, size: int | None) -> None:
+        """Note that a worker's process has come to its gate, and what it was measured to take there.
+
+        Where host RAM is not reckoned for its engine, as for pretend ones, that counts for nothing.
+        """
+        worker.is_at_gate = True
+        if size is not None and worker.spec.standby:
+            worker.gate_size = size
+        self.ledger.keep(worker.name, worker.standby_holding)
+        self.touch(self.groups[worker.group])
+
+    def end_standbys(self, wanted: Group) -> list[Worker]:
+        """Return the workers whose processes at gates have to end, so that a group's weights find room in host RAM.
+
+        None where their ends would not be enough; the largest first, and those that are being ended already.
+        """
+        waiting = [group.serving[0] for group in self.with_gate if group is not wanted and group.serving[0].is_ahead]
+        waiting = [worker for worker in waiting if self.ledger.holds(worker.name, [HOST_RAM])]
+        waiting.sort(key=lambda worker: (worker.state is WorkerState.STANDBY, -worker.standby_holding.claim[HOST_RAM]))
+        left: dict[str, Holding] = {}
+        for count, worker in enumerate(waiting, 1):
+            left[worker.name] = Holding({}, 3)
+            if not self.placement.lacks_host_ram(wanted, left):
+                return waiting[:count]
+        return []
 
     def recall_troubles(self, worker: Worker, troubles: Troubles) -> Iterator[Command]:
         """Let a worker go on with what went wrong with it under an earlier muxd."""
@@ -366,6 +407,8 @@ class HostState:
     def _adopt_worker(self, worker: Worker, found: AdoptedWorker) -> bool:
         """Let a worker be what was found of it; return whether there is room for it."""
         worker.launched, worker.url, worker.generation = found.launched, found.url, worker.generation + 1
+        if found.waits:
+            return self._adopt_standby(worker, found)
         worker.unproved, worker.peak = found.unproved, found.peak
         if not worker.is_router:
             worker.copy = self.placement.copy_of(worker)
@@ -380,6 +423,13 @@ class HostState:
         worker.adopt(WorkerState.READY if found.level is None else WorkerState.ASLEEP, self.now, ADOPTED)
         self.moves += 1
         return fits
+
+    def _adopt_standby(self, worker: Worker, found: AdoptedWorker) -> bool:
+        worker.url, worker.is_ahead = "", True
+        worker.adopt(WorkerState.STANDBY, self.now, ADOPTED)
+        self.prepared(worker, found.gate_size)
+        self.moves += 1
+        return True
 
     def drain(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
         """Admit nothing more; holders have until the deadline.  Members that only come are ended."""

@@ -137,6 +137,11 @@ class Ledger:
         holding = self._holdings.get(worker)
         return holding is not None and holding.is_loaded
 
+    def has_no_weights(self, worker: str) -> bool:
+        """Say whether all that the worker has is what its process takes before it has loaded anything."""
+        holding = self._holdings.get(worker)
+        return holding is not None and holding.level == 3
+
     def idle(self, gpus: Iterable[GpuId]) -> frozenset[GpuId]:
         """Return those of the GPUs on which nobody's weights are."""
         return frozenset(gpu for gpu in gpus if gpu not in self._accounts or not self._accounts[gpu].total.loaded)

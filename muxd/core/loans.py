@@ -149,7 +149,7 @@ class Loans:
         why = f"GPU {' and '.join(in_order(loan.gpus))} is lent"
         for group in self._on(loan.gpus):
             order = group.order
-            if group.state is WorkerState.STARTING:
+            if group.state in (WorkerState.STARTING, WorkerState.STANDBY):
                 yield from self._host.stop(group, why, kill=True)
             elif group.state is WorkerState.BACKOFF:
                 yield from self._host.rest(group, WorkerState.BACKOFF, reason=why)

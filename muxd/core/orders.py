@@ -173,7 +173,8 @@ class Orders:
                 self.set(group, Order(Verb.REMOVE))
                 self._switching.call_off(group)
         elif group.pending_spec is not None and order is None and not group.is_down:
-            self.set(group, Order(Verb.RECONFIGURE if group.state is WorkerState.ASLEEP else Verb.RESTART))
+            is_at_rest = group.state in (WorkerState.ASLEEP, WorkerState.STANDBY)
+            self.set(group, Order(Verb.RECONFIGURE if is_at_rest else Verb.RESTART))
         elif group.lost_role and group.state in UP and order is None:
             self.set(group, Order(Verb.SLEEP))  # the others hold memory and can serve nobody
 
@@ -333,7 +334,7 @@ class Orders:
             yield from self.host.end_overdue(group)
             if not group.granted:
                 yield from self.host.stop(group, message, kill=False)
-        elif group.state in (WorkerState.STARTING, WorkerState.WAKING, WorkerState.ASLEEP):
+        elif group.state in (WorkerState.STARTING, WorkerState.WAKING, WorkerState.ASLEEP, WorkerState.STANDBY):
             yield from self.host.stop(group, message, kill=True)  # nothing runs in it; one that is paused cannot drain
         elif group.state is WorkerState.STOPPING and order.now and not order.killed:
             order.killed = True

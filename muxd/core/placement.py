@@ -17,7 +17,7 @@ from .group import Group
 from .ledger import HOST_RAM, WHOLE, GpuId, Holding, how_many_fit, in_order
 from .spec import GroupSpec, WorkerSpec
 from .spreading import Spreading
-from .states import DOWN, WorkerState
+from .states import OFF, WorkerState
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Placement:
 
     def fixed_in_the_way(self, group: Group) -> list[Group]:
         """Return the pinned groups without whose leaving the group cannot come to its GPUs, however many others go."""
-        if not self._host.fixed or group.state not in DOWN | {WorkerState.ASLEEP}:
+        if not self._host.fixed or group.state not in OFF | {WorkerState.ASLEEP}:
             return []
         return self._fixed(group.gpus, partial(self._shortfall, group), group)
 
@@ -342,6 +342,7 @@ class Placement:
         if not any(self.copy_of(worker) for worker in group.enlisted):
             return []
         gone = {worker: held for b in evictions for worker, held in left_at(b.group, b.level).items()}
+        gone |= {w.name: Holding({}, 3) for each in self._host.with_gate if (w := each.serving[0]).is_ahead}
         if not self.lacks_host_ram(group, gone):
             return []
         leaving = [eviction.group for eviction in evictions]
@@ -489,7 +490,7 @@ class Placement:
         A group without a process that its GPUs can never hold is none of these: see `never_loads`.
         """
         is_asleep, strangers = group.state is WorkerState.ASLEEP, self._host.strangers
-        coming = claiming(group) if is_asleep or (strangers and group.state in DOWN) else ()
+        coming = claiming(group) if is_asleep or (strangers and group.state in OFF) else ()
         needs: dict[GpuId, int] = {}
         for worker in coming:
             needs |= {gpu: needs.get(gpu, 0) + self._host.need(worker) for gpu in worker.gpus}

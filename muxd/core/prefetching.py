@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from .commands import Command, PrefetchWeights, StopPrefetch
 from .group import Group
 from .host_state import HostState
-from .states import DOWN, WorkerState
+from .states import OFF, WorkerState
 from .switching import Switching
 from .worker import Worker
 
@@ -47,4 +47,4 @@ def _reads(worker: Worker) -> bool:
     """Say whether the worker has to read its weights from disk to get ready."""
     if worker.state in _SLEEPING:
         return worker.level >= 2
-    return worker.state in DOWN or worker.state is WorkerState.STARTING
+    return worker.state in OFF or worker.state is WorkerState.STARTING

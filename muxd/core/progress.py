@@ -145,6 +145,8 @@ def _next_at_rest(host: HostState, switching: Switching, group: Group, now: floa
             return f"waits until {' and '.join(w.name for w in others)} has come: one at a time comes to a GPU"
         return f"waits for {holders} to give way" if holders else "is about to be loaded"
     verb = "wakes" if group.state is WorkerState.ASLEEP else "starts"
+    if group.state is WorkerState.STANDBY:
+        verb = "starts from its gate" if group.serving[0].is_at_gate else "is on its way to its gate, and starts"
     if group.lost_role and now < group.retry_at:
         return f"is tried again by a request in {group.retry_at - now:.0f}s or later"
     return f"{verb} at its next request"

@@ -26,6 +26,7 @@ from .commands import (
     StopWorker,
 )
 from .events import (
+    ActivationFailed,
     AdoptedWorker,
     DemandReported,
     Event,
@@ -47,6 +48,7 @@ from .events import (
     RouterSynced,
     ShutdownAsked,
     SleepFailed,
+    StandbyPrepared,
     Started,
     SwitchAsked,
     TimerFired,
@@ -74,12 +76,22 @@ from .orders import Orders, why_not_to_level, why_not_to_validate
 from .prefetching import Prefetching
 from .scaling import Scaler, dispensable, spares_in_order, why_not_to_scale
 from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role, Troubles
+from .standby import Standbys
 from .states import AT_REST, DOWN, UP, WorkerState
 from .switching import OperatorSwitch, Switching
 from .worker import PendingFailure, Worker
 
 WorkerEvent = (
-    WorkerReady | WorkerAsleep | SleepFailed | WakeFailed | WorkerHung | WorkerDied | WorkerExited | WorkerStuck
+    WorkerReady
+    | StandbyPrepared
+    | ActivationFailed
+    | WorkerAsleep
+    | SleepFailed
+    | WakeFailed
+    | WorkerHung
+    | WorkerDied
+    | WorkerExited
+    | WorkerStuck
 )
 
 
@@ -116,6 +128,7 @@ class Scheduler:
         self.scaler = Scaler(self.host, self.switching, self._orders)
         self.loans = Loans(self.host, self._orders, self.switching)
         self._prefetching = Prefetching(self.host, self.switching)
+        self._standbys = Standbys(self.host, self.switching)
         self.idling = Idling(self.host, self._orders, self.switching.is_default)
         self._shutdown_deadline: float | None = None
         self._timer: float | None = None
@@ -172,10 +185,11 @@ class Scheduler:
                     yield from self.idling.hold(self.host.groups[name], held[name])
                 self.loans.recall(loans)
                 self._plan_preload(self.host.groups.values())
-                awake = {found.worker for found in adopted if found.level is None}
+                awake = {found.worker for found in adopted if found.level is None and not found.waits}
                 for name in scaled.keys() & self.host.groups.keys():
                     self.host.resume_size(self.host.groups[name], scaled[name], awake)
                 yield from self._adopt(adopted)
+                self._standbys.is_started = True
             case LeaseReclaimed():
                 yield from self._lease_reclaimed(event)
             case LeaseAsked():
@@ -280,7 +294,9 @@ class Scheduler:
             by_group.setdefault(self.host.workers[found.worker].group, []).append(found)
         for name, members in by_group.items():
             yield from self.host.adopt(self.host.groups[name], members)
-        self.switching.preload = [name for name in self.switching.preload if name not in by_group]
+        waiting = {found.worker for found in adopted if found.waits}  # those that are to be loaded still are
+        came = by_group.keys() - waiting
+        self.switching.preload = [name for name in self.switching.preload if name not in came]
 
     def _lease_reclaimed(self, claimed: LeaseReclaimed) -> Iterator[Command]:
         """Take a lease of an earlier muxd for granted; the model may already drain for another one, or for a stop."""
@@ -413,6 +429,12 @@ class Scheduler:
                     self.host.forget_excess()
                 self.host.ledger.keep(worker.name, worker.holding_asleep(worker.level))
                 yield from self.host.move(worker, WorkerState.ASLEEP)
+            case StandbyPrepared(_, _, size) if worker.state is WorkerState.STANDBY:
+                self.host.prepared(worker, size)
+            case ActivationFailed(_, _, reason, code) if worker.state is WorkerState.STARTING:
+                why = f"its process at the gate did not go on: {reason}"
+                worker.pending_failure = PendingFailure(why, counts=False, code=code)
+                yield from self.host.stop_worker(worker, why, kill=True)
             case SleepFailed(_, _, reason) if worker.state is WorkerState.FALLING_ASLEEP:
                 worker.level_failed(f"its sleep failed: {reason}")
                 yield from self.host.stop_worker(worker, worker.level_trouble, kill=True)
@@ -461,6 +483,10 @@ class Scheduler:
             yield from self._move_lost(worker, WorkerState.UNLOADED, why, "worker_exited", reason)
             return
         worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
+        if was is WorkerState.STANDBY:
+            yield from self.host.move(worker, WorkerState.UNLOADED, f"its process at the gate {reason}")
+            worker.standby_failed(failure)
+            return
         counts = pending_failure is None or pending_failure.counts
         if counts and self._orders.ended_validated(self.host.groups[worker.group], worker):
             counts = False
@@ -631,6 +657,7 @@ class Scheduler:
             yield from self._grant()
             yield from self._orders.finish_ready()
             yield from self.loans.grant()
+            yield from self._standbys.settle()
         yield from self._prefetching.settle()
         yield from self._tend_routers()
         yield from self._set_timer()
@@ -652,7 +679,8 @@ class Scheduler:
 
     def _set_timer(self) -> Iterator[Command]:
         self.idling.note_changes()
-        later = inf if self._shutdown_deadline is not None else min(self.idling.next, self.loans.next)
+        is_over = self._shutdown_deadline is not None
+        later = inf if is_over else min(self.idling.next, self.loans.next, self._standbys.next)
         at = min(self.scaler.next_decision, *self.switching.deadlines(), later)
         wanted = None if at == inf else at
         if wanted != self._timer:

@@ -44,6 +44,8 @@ class WorkerSpec:
     stable_after: float = 60.0
     cool_down: float = 60.0
     role: Role = Role.SERVE
+    #: Bytes of host RAM that a process takes at its engine's gate, until that was measured; None: none is kept there.
+    standby: int | None = None
 
     def can_sleep_at(self, level: int) -> bool:
         return level in (self.sleep_level, 3) or level in self.levels

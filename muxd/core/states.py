@@ -9,6 +9,7 @@ from enum import StrEnum
 
 class WorkerState(StrEnum):
     UNLOADED = "unloaded"  # no process; a request starts it, unless an operator stopped it
+    STANDBY = "standby"  # its next process waits at its engine's gate, or is on its way there; no weights anywhere
     STARTING = "starting"  # the process loads its model
     READY = "ready"  # serves, or could at once
     DRAINING = "draining"  # admits nothing more, finishes what is in flight
@@ -27,6 +28,9 @@ DOWN = frozenset({WorkerState.UNLOADED, WorkerState.BACKOFF, WorkerState.FAILED}
 
 _S = WorkerState
 
+#: Those without weights or a cache anywhere: it comes by a start.
+OFF = DOWN | {WorkerState.STANDBY}
+
 #: States in which a worker is on its way off the GPU: nothing need be asked of it again.
 LEAVING = frozenset({_S.FALLING_ASLEEP, _S.STOPPING, _S.UNRESPONSIVE})
 
@@ -40,13 +44,14 @@ CHANGING = COMING | LEAVING
 UP = COMING | {_S.READY}
 
 #: States with a process that nobody has begun to end.
-RUNNING = UP | {_S.DRAINING, _S.FALLING_ASLEEP, _S.ASLEEP}
+RUNNING = UP | {_S.DRAINING, _S.FALLING_ASLEEP, _S.ASLEEP, _S.STANDBY}
 
 #: States from which it can be brought to its GPUs; nothing more happens to it until somebody wants it.
-AT_REST = DOWN | {_S.ASLEEP}
+AT_REST = OFF | {_S.ASLEEP}
 
 MOVES: dict[WorkerState, frozenset[WorkerState]] = {
-    _S.UNLOADED: frozenset({_S.STARTING}),
+    _S.UNLOADED: frozenset({_S.STANDBY, _S.STARTING}),
+    _S.STANDBY: frozenset({_S.STARTING, _S.STOPPING, _S.UNLOADED, _S.STUCK}),
     _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED, _S.STUCK}),
     _S.READY: frozenset({_S.DRAINING, _S.STOPPING, _S.UNRESPONSIVE, _S.BACKOFF, _S.FAILED, _S.STUCK}),
     _S.DRAINING: frozenset({_S.READY, _S.FALLING_ASLEEP, _S.STOPPING, _S.UNRESPONSIVE, _S.UNLOADED, _S.STUCK}),

@@ -237,10 +237,14 @@ class Switching:
             yield from self._forward_victim(victim, target)
         if switch.begun or not self._placement.fits(target) or not self._placement.is_quiet(target):
             return
-        if self._placement.lacks_host_ram(target) and any(
-            self._placement.gives_host_ram(v) for v in self._remaining(switch)
-        ):
-            return
+        if self._placement.lacks_host_ram(target):
+            if any(self._placement.gives_host_ram(victim) for victim in self._remaining(switch)):
+                return
+            if waiting := self.host.end_standbys(target):
+                for worker in waiting:
+                    if worker.state is WorkerState.STANDBY:
+                        yield from self.host.stop_worker(worker, f"its host RAM goes to {target.name}", kill=True)
+                return
         switch.begun = True
         yield from self.host.activate(target)
 
@@ -390,7 +394,7 @@ class Switching:
 
     def _comes_back(self, group: Group) -> bool:
         """Say whether the default group comes now, as nothing else is wanted; else note when to look again."""
-        at_rest = group.state in (WorkerState.UNLOADED, WorkerState.ASLEEP) and group.order is None
+        at_rest = group.state in (WorkerState.UNLOADED, WorkerState.STANDBY, WorkerState.ASLEEP) and group.order is None
         if not at_rest or group.wanted or group.stopped_by_operator or group.is_put_away or self.is_coming(group):
             return False
         if self._placement.never_loads(group) or not self._placement.place(group) or self._placement.is_kept_off(group):

@@ -35,6 +35,7 @@ class WorkerView:
     ended_code: str
     ended_at: float
     copy: int  # of host RAM, for a copy of its weights
+    waiting: int  # bytes of host RAM that its process has at its engine's gate
     gpus: frozenset[GpuId]
     is_spare: bool  # its group does without it for now
     is_awake: bool  # by the ledger: it has the memory that it needs to serve
@@ -107,6 +108,11 @@ class HostView:
     strangers: Mapping[GpuId, str]
     capacity: Mapping[GpuId, int]
     host_ram: int | None  # bytes for copies of weights; None: nobody reckons them
+
+    @property
+    def waiting(self) -> int:
+        """Return the bytes of host RAM that processes have which wait at their engines' gates."""
+        return sum(worker.waiting for worker in self.workers.values())
 
     @property
     def copies(self) -> int:
@@ -242,6 +248,7 @@ class CoreView:
             ended_code=worker.ended_code,
             ended_at=worker.ended_at,
             copy=worker.copy,
+            waiting=worker.standby_holding.claim.get(HOST_RAM, 0) if worker.state is WorkerState.STANDBY else 0,
             gpus=worker.gpus,
             is_spare=worker.is_spare,
             is_awake=self._host.ledger.is_awake(worker.name),

@@ -2,13 +2,14 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 from zlib import crc32
 
 from .events import Failure
 from .ledger import HOST_RAM, WHOLE, Claim, GpuId, Holding, in_order
 from .spec import Learned, Role, Troubles, WorkerSpec
-from .states import DOWN, MOVES, WorkerState
+from .states import DOWN, MOVES, OFF, WorkerState
 
 #: How much the newest measurement counts in a moving average.
 NEWEST = 0.3
@@ -64,11 +65,15 @@ _BY_LEVEL = (WorkerState.WAKING, WorkerState.FALLING_ASLEEP)
 #: Levels at which a process can sleep; at level 3 it has ended.
 _LEVELS = (0, 1, 2)
 
+#: What a start takes from the gate at which its process has waited; of one from nothing the level is None.
+FROM_GATE = (WorkerState.STARTING, 3)
+
 
 def _costs() -> dict[tuple[WorkerState, int | None], Cost]:
     """Return what each state takes, by level where that matters."""
     return {
         (WorkerState.STARTING, None): Cost(60.0),
+        FROM_GATE: Cost(20.0),
         (WorkerState.STOPPING, None): Cost(5.0),
         (WorkerState.DRAINING, None): Cost(5.0),
         **{(WorkerState.WAKING, level): Cost(5.0 if level else 1.0) for level in _LEVELS},
@@ -114,6 +119,11 @@ class Worker:
     ended_at: float = 0.0
     story: deque[str] = field(default_factory=lambda: deque(maxlen=12))
     gpus: frozenset[GpuId] = frozenset()  # on which it runs, or would run if it were started now
+    is_at_gate: bool = False  # its process has come to its engine's gate, or has started from there
+    is_ahead: bool = False  # its process was begun before the worker was wanted
+    gate_size: int = 0  # bytes of host RAM that a process of it was last measured to take there; 0: unknown
+    gate_failures: int = 0  # processes in a row that ended before the worker was wanted
+    gate_retry_at: float = 0.0  # when the next one may be begun; inf: not before the worker has served
     is_spare: bool = False  # its group does without it for now: it leaves its GPUs, or has left them
     drain_deadline: float = 0.0  # of a spare one
     drains_requests: bool = True  # some were in flight when its last drain began: what it takes says what drains take
@@ -175,6 +185,24 @@ class Worker:
             self.story.append(f"{now:.3f} as an earlier muxd left it: {self.state} {self.reason}".rstrip())
 
     @property
+    def standby_holding(self) -> Holding:
+        """Return what a process of the worker has at its gate: as measured, else as its specification guesses.
+
+        A CUDA context, which it has too, is not counted: whoever loads finds out how much is free.
+        """
+        size = self.gate_size or self.spec.standby or 0
+        return Holding({HOST_RAM: size} if size else {}, 3)
+
+    def standby_failed(self, failure: Failure) -> None:
+        """Note that a process ended before the worker was wanted; after too many no other is begun until it has served.
+
+        The worker itself may be started all the same.
+        """
+        self.gate_failures += 1
+        is_over = failure is Failure.REFUSED or self.gate_failures >= self.spec.restart_limit
+        self.gate_retry_at = inf if is_over else self.since + backoff(self.name, self.gate_failures)
+
+    @property
     def gpu_claim(self) -> Claim:
         """Return the memory of GPUs that the worker needs to serve."""
         return dict.fromkeys(self.gpus, self.share)
@@ -207,19 +235,38 @@ class Worker:
         """Say whether the worker can be started or woken now: it rests, and waits for no restart delay."""
         if self.state in (WorkerState.BACKOFF, WorkerState.FAILED):
             return now >= self.retry_at
-        return self.state in (WorkerState.UNLOADED, WorkerState.ASLEEP)
+        return self.state in (WorkerState.UNLOADED, WorkerState.ASLEEP, WorkerState.STANDBY)
 
     def move(self, to: WorkerState, now: float, reason: str = "") -> None:
         if to not in MOVES[self.state]:
             raise IllegalMove(f"{self.name}: {self.state} -> {to} ({reason}); before that: {'; '.join(self.story)}")
         if to in _COMPLETES.get(self.state, ()):
             self.took[self.state] = now - self.since
-            if self.state is not WorkerState.DRAINING or self.drains_requests:
-                self.costs[self.state, self.level if self.state in _BY_LEVEL else None].learn(now - self.since)
+            if self._is_typical:
+                self.costs[self._cost_key].learn(now - self.since)
         self.story.append(f"{now:.3f} {self.state} -> {to} {reason}".rstrip())
         self.state, self.since, self.reason = to, now, reason
+        if to in DOWN or to is WorkerState.READY:
+            self.is_ahead = self.is_at_gate = False
         if to in DOWN:
             self.launched, self.launch_note, self.copy, self.peak, self.excess = None, "", 0, 0, 0
+
+    @property
+    def _is_typical(self) -> bool:
+        """Say whether what the worker's present state took tells how long it will take the next time.
+
+        A start that was begun before its process had come to the gate is neither one from nothing nor one from there.
+        """
+        if self.state is WorkerState.DRAINING:
+            return self.drains_requests
+        return not self.is_ahead or (self.state is WorkerState.STARTING and self.is_at_gate)
+
+    @property
+    def _cost_key(self) -> tuple[WorkerState, int | None]:
+        """Return under which key the cost of the worker's present state is; a start is told by where it begins."""
+        if self.state is WorkerState.STARTING and self.is_at_gate:
+            return FROM_GATE
+        return self.state, self.level if self.state in _BY_LEVEL else None
 
     def adopt(self, state: WorkerState, now: float, reason: str) -> None:
         """Begin in the state in which an earlier muxd has left the worker: the one way that MOVES does not list."""
@@ -239,6 +286,8 @@ class Worker:
         self.level_trouble = ""
         self.wrong_wakes, self.distrusted = (), frozenset()
         self.retry_at = 0.0
+        self.gate_size = self.gate_failures = 0
+        self.gate_retry_at = 0.0
         self.trial = False
         self.ready_since = None
 
@@ -304,7 +353,7 @@ class Worker:
     @property
     def levels_left(self) -> list[int]:
         """Return the levels at which the worker may sleep when room is needed, the shallowest first."""
-        if self.is_down or self.state in (WorkerState.STOPPING, WorkerState.UNRESPONSIVE, WorkerState.STUCK):
+        if self.state in OFF or self.state in (WorkerState.STOPPING, WorkerState.UNRESPONSIVE, WorkerState.STUCK):
             return [3]
         least = self.sleep_level
         if self.state in (WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP):
@@ -314,7 +363,7 @@ class Worker:
 
     def sleeps_at(self, level: int) -> bool:
         """Say whether the worker sleeps at `level` or deeper, or has ended."""
-        return self.state in DOWN or (self.state is WorkerState.ASLEEP and self.level >= level)
+        return self.state in OFF or (self.state is WorkerState.ASLEEP and self.level >= level)
 
     def level_for(self, level: int) -> int:
         """Return the level at which the worker is once its group has gone to `level`: its own where that is deeper."""
@@ -327,6 +376,8 @@ class Worker:
 
         A wake that was never measured is not guessed to be dearer than a start that was.
         """
+        if state is WorkerState.STARTING and self.is_at_gate:
+            return self._from_gate
         if state not in _BY_LEVEL:
             return self.costs[state, None]
         found = self.costs[state, self.level if level is None else level]
@@ -336,14 +387,22 @@ class Worker:
         return Cost(min(found.seconds, start.seconds)) if start.measured else found
 
     @property
+    def _from_gate(self) -> Cost:
+        """Return the cost of a start from the gate: where it was never measured, no more than one from nothing."""
+        found, start = self.costs[FROM_GATE], self.costs[WorkerState.STARTING, None]
+        return Cost(min(found.seconds, start.seconds)) if start.measured and not found.measured else found
+
+    @property
     def return_cost(self) -> Cost:
         """Return the cost of getting the worker ready from its present state: a wake or a start."""
         return self.cost(WorkerState.WAKING if self.state is WorkerState.ASLEEP else WorkerState.STARTING)
 
     def comeback_cost(self, level: int) -> Cost:
         """Return the cost of getting the worker ready again from `level`."""
-        is_end = 3 in (level, self.sleep_level)
-        return self.cost(WorkerState.STARTING) if is_end else self.cost(WorkerState.WAKING, level)
+        if 3 in (level, self.sleep_level):
+            found = self.costs[FROM_GATE]  # the next process will wait there by then
+            return found if self.spec.standby is not None and found.measured else self.cost(WorkerState.STARTING)
+        return self.cost(WorkerState.WAKING, level)
 
     def leave_cost(self, level: int) -> Cost:
         """Return the cost of getting the worker to `level` once it is drained."""
@@ -376,6 +435,7 @@ class Worker:
 
     def became_ready(self, now: float, url: str, *, unproved: bool = False) -> None:
         self.url, self.unproved = url, unproved
+        self.gate_failures, self.gate_retry_at = 0, 0.0
         if self.ready_since is None:
             self.ready_since = now
         if self.state is WorkerState.WAKING:

@@ -31,4 +31,5 @@ class Capabilities:
     uses_gpus: bool = True  # whether its servers run on this host's GPUs
     fatal_error: str = ""  # what an answer says whose server has lost its engine's process, and ends; "": nothing
     by_first_name: bool = False  # whether a server refuses names that it was not launched with
+    has_gate: bool = False  # whether a server can wait, before it takes memory, until it is told to go on
     memory_flags: tuple[str, ...] = ()  # the flag's names by which a server is told its share of a GPU

@@ -247,6 +247,12 @@ def of_wrong_gpus(used: Sequence[str], granted: Sequence[str]) -> Diagnosis:
     )
 
 
+def of_opened_gate(port: int) -> Diagnosis:
+    """Return that a server, which waited at its gate at this port, has gone on without muxd's word."""
+    message = f"it loaded before it was wanted: somebody else than muxd has opened its gate, port {port}"
+    return Diagnosis(EngineError.code, message, "it is ended; find out who calls ports of this host")
+
+
 def of_start_timeout(seconds: float) -> Diagnosis:
     """Return that a server was not ready within its start_timeout, in seconds."""
     message = f"did not become ready in {seconds:g} s"

@@ -12,6 +12,7 @@ from muxd.engines.observed_server import ObservedServer
 
 from .diagnosis import Diagnosis, Evidence
 from .engine_client import EngineClient
+from .gate import LaunchGate
 from .wake_proof import ProofAnswer
 
 
@@ -25,6 +26,7 @@ class LaunchContext:
     admin_key: str
     daemon: Daemon  # muxd's own settings, such as where its files are
     free_gpu_memory: int = 0  # bytes, on that of the model's GPUs which has least; 0 where nobody could read it
+    gate_port: int = 0  # the server waits at its engine's gate there before it takes memory; 0: it does not wait
     gpu_size: int = 0  # bytes that the smallest of its GPUs has in all; 0 where nobody could read it
     # Of a server that an earlier muxd has launched, and that is taken over as it is:
     chosen: Mapping[str, str] = field(default_factory=dict)  # what CommandSpec.chosen said then
@@ -78,6 +80,11 @@ class Engine(Protocol):
     is_silent: bool  # whether its server sleeps by steps of its own, and need neither answer nor listen now
     bootstrap_port: int  # at which a server that prefills tells those that decode where its KV cache is; 0: none
     runs_elsewhere: bool  # whether the server may be no descendant of its command, such as one that a hook starts
+
+    @property
+    def gate(self) -> LaunchGate | None:
+        """Return where its servers can wait before they take memory; None: nowhere."""
+        ...
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         """Return the command that starts a server for `model`; the launcher adds `environment` and TMPDIR."""

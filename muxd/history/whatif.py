@@ -25,6 +25,7 @@ from muxd.core.events import (
     LeaseAsked,
     LeaseEnded,
     RouterSynced,
+    StandbyPrepared,
     Started,
     SwitchAsked,
     TimerFired,
@@ -239,6 +240,10 @@ class SimulatedHost:
     def _obey(self, command: Command) -> None:
         match command:
             case core_commands.StartWorker(name):
+                self._answer(name, WorkerState.STARTING, WorkerReady(0.0, name, f"http://{name}"))
+            case core_commands.PrepareStandby(name):
+                self._answer(name, WorkerState.STARTING, StandbyPrepared(0.0, name))
+            case core_commands.ActivateStandby(name):
                 self._answer(name, WorkerState.STARTING, WorkerReady(0.0, name, f"http://{name}"))
             case core_commands.WakeWorker(name):
                 self._answer(name, WorkerState.WAKING, WorkerReady(0.0, name, f"http://{name}"))

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from platform import machine
 
 MiB = 1 << 20
 
@@ -15,10 +14,6 @@ CHUNK = 8 * MiB
 
 #: The number of cachestat, the same on all architectures (Linux 6.5; linux/include/uapi/asm-generic/unistd.h).
 _CACHESTAT = 451
-
-#: The number of ioprio_set by architecture, and what it is told: this thread, the idle class (linux/ioprio.h).
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-_THIS_THREAD, _IDLE = 1, 3 << 13
 
 #: What mincore says of a page: its other bits mean nothing.
 _LOW_BIT = bytes(byte & 1 for byte in range(256))
@@ -64,12 +59,6 @@ def _by_mincore(fd: int, size: int, *, is_told: bool) -> int | None:
         finally:
             del start
         return min(size, bytes(pages).translate(_LOW_BIT).count(1) * mmap.PAGESIZE)
-
-
-def read_when_idle() -> None:
-    """Let this thread read from disks only what nobody else wants to read, where the disk's scheduler knows classes."""
-    if (number := _IOPRIO_SET.get(machine())) is not None:
-        _libc.syscall(number, _THIS_THREAD, 0, _IDLE)
 
 
 def read_ahead(path: Path, goes_on: Callable[[int], bool]) -> None:

@@ -32,6 +32,8 @@ class Flags:
     enable_lora: bool  # every adapter that a client can name exists then
     tp_size: int
     context_length: int
+    gated_launch_port: int | None
+    import_time: float
     load_time: float
     sleep_time: float
     wake_time: float
@@ -96,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     sglang.add_argument("--served-model-name")
     sglang.add_argument("--host", default="127.0.0.1")
     sglang.add_argument("--port", type=int, default=30000)
+    sglang.add_argument("--gated-launch-port", type=int)
     sglang.add_argument("--config", help="flags from a file of `key: value` lines, .yaml or .yml")
     sglang.add_argument("--api-key")
     sglang.add_argument("--admin-api-key")
@@ -113,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_own(own: "argparse._ArgumentGroup") -> None:
+    own.add_argument("--import-time", type=float, default=0.0, help="seconds before that, up to a gate")
     own.add_argument("--load-time", type=float, default=1.0, help="seconds from the start to the port")
     own.add_argument("--sleep-time", type=float, default=0.1, help="seconds to release the weights")
     own.add_argument("--wake-time", type=float, default=0.3, help="seconds to bring the weights back, at either level")

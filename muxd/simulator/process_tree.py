@@ -58,14 +58,14 @@ def fork_children(flags: Flags) -> ServerProcesses:
         _fork(STRAY, _stray)
     commands = [os.pipe() for _ in range(flags.tp_size)]
     tokens, replies = os.pipe(), os.pipe()
-    steps = mmap(-1, flags.tp_size * _STAMP.size)
+    steps, is_open = mmap(-1, flags.tp_size * _STAMP.size), mmap(-1, 1)
     ends = {*(end for pipe in (*commands, tokens, replies) for end in pipe)}
 
     def scheduler(rank: int) -> Callable[[], None]:
         def took_step() -> None:
             _STAMP.pack_into(steps, rank * _STAMP.size, time.time())
 
-        return lambda: run_scheduler(flags, rank, commands[rank][0], tokens[1], replies[1], took_step)
+        return lambda: run_scheduler(flags, rank, is_open, commands[rank][0], tokens[1], replies[1], took_step)
 
     schedulers = tuple(
         _fork(SCHEDULER, scheduler(rank), close=ends - {commands[rank][0], tokens[1], replies[1]})

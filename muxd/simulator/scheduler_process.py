@@ -12,9 +12,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from mmap import mmap
 from typing import Any
 
 from .command_line import Flags
+from .gate import wait_at_gate
 from .gpu_ledger import GpuLedger, OutOfMemory
 from .rank_memory import GARBAGE, KV, WEIGHTS, Fatal, RankMemory
 
@@ -24,14 +26,16 @@ _EVER = 3600.0  # seconds that a detokenizer lives on then; SGLang's lives for e
 
 
 def run_scheduler(
-    flags: Flags, rank: int, commands: int, tokens: int, replies: int, took_step: Callable[[], None]
+    flags: Flags, rank: int, is_open: mmap, commands: int, tokens: int, replies: int, took_step: Callable[[], None]
 ) -> None:
     """Load, then carry out the launcher's commands until the launcher is gone; die of a wrong command as SGLang does.
 
-    `commands`, `tokens` and `replies` are pipe ends.  `took_step` is called about every second as long as this process
-    gets on with its work.
+    `is_open` begins with 1 once the gate is open, see `gate`.  `commands`, `tokens` and `replies` are pipe ends.
+    `took_step` is called about every second as long as this process gets on with its work.
     """
     try:
+        time.sleep(flags.import_time)
+        wait_at_gate(flags, rank, is_open)
         memory = _memory(flags, rank)
         _load(memory, flags, rank)
         _Scheduler(flags, memory, tokens, replies, took_step).run(commands)

@@ -33,7 +33,7 @@ async def take_over_workers(
         live = await context.runners[name].take_over(left[name])
         if live is not None:
             found[name] = _adopted(context.runners[name], record)
-            log.info("%s: taken over from an earlier muxd, %s", name, "ready" if record.level is None else "asleep")
+            log.info("%s: taken over from an earlier muxd, %s", name, _rest(record))
             nursery.start_soon(live, name=f"life of {name}")
 
     async with trio.open_nursery() as attempts:
@@ -41,10 +41,20 @@ async def take_over_workers(
             attempts.start_soon(take_over, name, name=f"adoption of {name}")
     for name in found:
         if isinstance(runner := context.runners[name], RouterRunner):
-            serving = [w.url for w in found.values() if w.level is None and w.worker != name and _is_beside(w, name)]
+            serving = [w.url for w in found.values() if _is_ready(w) and w.worker != name and _is_beside(w, name)]
             servers = context.runners.routed(group_of(name), serving)
             found[name] = replace(found[name], routed=await runner.routed_of(servers))
     return tuple(found[name] for name in left if name in found)
+
+
+def _rest(record: WorkerRecord) -> str:
+    if record.waits:
+        return "in standby"
+    return "ready" if record.level is None else "asleep"
+
+
+def _is_ready(worker: AdoptedWorker) -> bool:
+    return worker.level is None and not worker.waits
 
 
 def _is_beside(worker: AdoptedWorker, other: str) -> bool:
@@ -57,6 +67,8 @@ def _adopted(runner: Runner, record: WorkerRecord) -> AdoptedWorker:
         worker=runner.model.name,
         url=runner.url,
         level=record.level,
+        waits=record.waits,
+        gate_size=record.gate_size,
         kept=kept // max(1, runner.model.gpus_each) if kept is not None else None,
         gpus=tuple(record.gpus),
         launched=record.launched,
@@ -68,9 +80,7 @@ def _adopted(runner: Runner, record: WorkerRecord) -> AdoptedWorker:
 def hold_for_proxies(context: SupervisorContext, adopted: tuple[AdoptedWorker, ...]) -> list[int]:
     """Take a lease on each ready model in the place of its proxies, so that it counts as busy; return the leases."""
     now, held = trio.current_time(), []
-    urls = {
-        group_of(w.worker): w.url for w in adopted if w.level is None
-    }  # of several workers the router's: it is last
+    urls = {group_of(w.worker): w.url for w in adopted if _is_ready(w)}  # of several workers the router's: it is last
     for name, url in urls.items():
         held.append(context.next_number())
         context.tell(LeaseReclaimed(now, held[-1], name, url, in_flight=1))

@@ -5,6 +5,7 @@ import logging
 import trio
 
 from muxd.core.commands import (
+    ActivateStandby,
     AnswerUnload,
     Command,
     DrainWorker,
@@ -24,6 +25,7 @@ from muxd.core.commands import (
     PersistHold,
     PersistStopped,
     PrefetchWeights,
+    PrepareStandby,
     RecallLoan,
     ReconfigureWorker,
     RecordMove,
@@ -77,6 +79,10 @@ class CommandExecutor:
         match command:
             case StartWorker(name, level, gpus):
                 self._nursery.start_soon(self._runners[name].start(level, gpus), name=f"life of {name}")
+            case PrepareStandby(name, is_urgent):
+                self._nursery.start_soon(self._runners[name].prepare(is_urgent=is_urgent), name=f"life of {name}")
+            case ActivateStandby(name):
+                self._runners[name].activate()
             case WakeWorker(name):
                 self._runners[name].wake()
             case SleepWorker(name, level):

@@ -94,7 +94,7 @@ def _learned(record: LearnedRecord) -> Learned:
     seconds: dict[tuple[WorkerState, int | None], float] = {}
     for key, took in record.seconds.items():
         state, _, level = key.partition(" at ")
-        if state in set(WorkerState) and level in ("", "0", "1", "2") and took >= 0:
+        if state in set(WorkerState) and level in ("", "0", "1", "2", "3") and took >= 0:
             seconds[WorkerState(state), int(level) if level else None] = took
     return Learned(seconds, {level: size for level, size in record.kept.items() if level in (0, 1, 2) and size >= 0})
 

@@ -21,7 +21,8 @@ from muxd.core.commands import PrefetchWeights
 from muxd.errors import in_words
 from muxd.host.hardware import available_memory
 from muxd.host.model_kinds import Unusable
-from muxd.host.page_cache import bytes_in_ram, read_ahead, read_when_idle
+from muxd.host.page_cache import bytes_in_ram, read_ahead
+from muxd.host.priority import read_when_idle
 from muxd.host.search import place_of
 from muxd.host.weights import weight_files
 from muxd.members import has_files

@@ -5,7 +5,7 @@ that is not free ends the engine.  Every GPU is looked at by itself.  A reading 
 host's GPUs cannot be measured at all, the waits return at once.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -54,6 +54,7 @@ class GpuMemoryTracker:
         self._given_up: dict[int, Taken] = {}  # what the worker's last sleep at each level gave up, since its load
         self._kept: int | None = None  # bytes that the worker's last sleep left with its processes
         self._kept_before = 0  # likewise, for the sleep before the worker's last wake; 0 after a load
+        self._at_gate = 0  # bytes that a process which waits at its engine's gate was seen to have, for its context
         self.waited = 0.0  # seconds that the last wait took, for room or for memory to come back
 
     def update(self, model: Model) -> None:
@@ -105,14 +106,32 @@ class GpuMemoryTracker:
 
         Readings that agree show that no other process is just giving memory up.
         """
-        self._before = self._awake = self._level = None
-        self._given_up = {}
-        self._kept, self._kept_before = None, 0
+        self._begin_anew()
+        self._kept_before, self._at_gate = self._at_gate, 0
         with self._timed():
             missing = await self._until_free(dict.fromkeys(self._on, self._share))
             self._before = await self._settled()
         self._expect()
         return missing
+
+    def _begin_anew(self) -> None:
+        """Forget what was measured of the worker's former processes."""
+        self._before = self._awake = self._level = None
+        self._given_up = {}
+        self._kept, self._kept_before, self._at_gate = None, 0, 0
+
+    def wait_at_gate(self) -> None:
+        """Note that a process begins that will take nothing but a CUDA context until it is to load."""
+        self._begin_anew()
+        self._held[self._name] = dict.fromkeys(self._on, 0)
+
+    async def came_to_gate(self, pids: Collection[int]) -> None:
+        """Note what the worker's processes have on its GPUs while they wait, where figures by process are told."""
+        reading = await self._gpus.read(holders=True)
+        holders = {gpu: reading[gpu].holders or {} for gpu in self._on if gpu in reading}
+        taken = {gpu: sum(size for pid, size in found.items() if pid in pids) for gpu, found in holders.items()}
+        self._held[self._name] = {**dict.fromkeys(self._on, 0), **taken}
+        self._at_gate = sum(taken.values())
 
     async def least(self) -> tuple[int, int]:
         """Return the bytes that are free on that of its GPUs which has least, and those that the smallest has in all.

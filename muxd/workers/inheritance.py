@@ -13,7 +13,7 @@ from muxd.errors import ModelStuck
 from muxd.ports import PortTaken
 from muxd.saved_state import StateFile
 
-from .launch import LaunchedServer, WorkerContext, remove_traces
+from .launch import LaunchedServer, WorkerContext, gate_of, remove_traces
 from .port_ownership import PortOwnership
 
 #: The children of workers that an earlier muxd has left, by the workers' names.
@@ -31,15 +31,19 @@ END_TIMEOUT = 30.0
 async def is_as_recorded(model: Model, engine: Engine, context: WorkerContext, server: LaunchedServer) -> bool:
     """Say whether the worker itself listens at its port, answers, and serves unless it sleeps.
 
-    One that sleeps by steps of its own need neither listen nor answer: its shim has it.
+    One that waits at its engine's gate listens there alone.  One that sleeps by steps of its own need neither listen
+    nor answer: its shim has it.
     """
     record = server.record
     if engine.is_silent:
         return True
-    listener = context.own_port(record.port, server.child.shim_pid, server.child.record.cgroup, engine)
+    port = record.gate_port if record.waits else record.port
+    listener = context.own_port(port, server.child.shim_pid, server.child.record.cgroup, engine)
     with trio.move_on_after(PATIENCE), suppress(OSError, PortTaken):
         if not await _is_own(listener, model):
             return False
+        if record.waits:
+            return engine.gate is not None and await engine.gate.is_reached(gate_of(server))
         if model.script is not None:
             await engine.find_keys(server.link, await listener.commands())
         is_ready = record.level is None  # what is ready lives: each question may cost a second

@@ -97,9 +97,12 @@ class LaunchedServer:
         self.link.move(self.url)
 
 
-def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free: int, size: int) -> LaunchedServer:
+def launch(
+    model: Model, engine: Engine, context: WorkerContext, port: int, free: int, size: int, gate_port: int = 0
+) -> LaunchedServer:
     """Start the model's server, with a work folder and an admin key of its own; raise OSError, CannotSpawn.
 
+    `gate_port`: where it is to wait at its engine's gate; 0: it goes on at once.
     `free`: bytes that are free on that of its GPUs which has least, `size`: those that the smallest has in all; 0 where
     nobody could read them.
     """
@@ -113,6 +116,7 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
         daemon=config.daemon,
         free_gpu_memory=free,
         gpu_size=size,
+        gate_port=gate_port,
     )
     orders = launcher_for(model).launch(model, engine, plan)
     keys = orders.keys or ServerKeys(plan.admin_key)
@@ -131,6 +135,7 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
         admin_key=keys.admin,
         api_key=keys.api,
         chosen=orders.chosen,
+        gate_port=gate_port,
     )
     context.state.state.workers[model.name] = record
     context.state.save()
@@ -149,6 +154,7 @@ def take_over(
         daemon=context.config.daemon,
         chosen=record.chosen,
         released=record.released,
+        gate_port=record.gate_port,
     )
     spec = _spec(model, launcher_for(model).launch(model, engine, plan), plan, context)
     return _followed(model, engine, context, child, record, spec)
@@ -183,6 +189,11 @@ def _followed(
 
 def _url(port: int) -> str:
     return f"http://{HOST}:{port}"
+
+
+def gate_of(server: LaunchedServer) -> EngineClient:
+    """Return a client for the gate at which a server waits."""
+    return server.link.at(_url(server.record.gate_port))
 
 
 def file_name(worker: str) -> str:

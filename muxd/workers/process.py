@@ -17,8 +17,10 @@ import trio
 from muxd.children import Child, Dropped, ExitRecord
 from muxd.config import Model
 from muxd.core.events import (
+    ActivationFailed,
     Failure,
     SleepFailed,
+    StandbyPrepared,
     WakeFailed,
     WorkerAsleep,
     WorkerDied,
@@ -40,6 +42,8 @@ from muxd.saved_state import WorkerRecord
 from muxd.threads import in_thread
 
 from .crash_evidence import CrashEvidence
+from .figures import host_memory
+from .gate_wait import GateWait
 from .gpu_memory import GpuMemoryTracker
 from .launch import LaunchedServer, LaunchOrigin, WorkerContext, file_name, launch, log_files, remove_traces
 from .port_ownership import PortOwnership
@@ -100,11 +104,12 @@ class WorkerProcess:
         origin: LaunchOrigin,
         no_proof: str = "",
         server: LaunchedServer | None = None,
+        wait: GateWait | None = None,
     ) -> None:
         """Prepare a life of a model as it is launched.
 
         `no_proof`: why its server is not asked for the wake proof, "" where it is.  `server`: one that an earlier muxd
-        has launched, and that goes on.
+        has launched, and that goes on.  `wait`: it is started ahead, and waits for `activate`.
         """
         self._origin = origin
         self._was_there = server is not None
@@ -113,6 +118,7 @@ class WorkerProcess:
         self._gpu_memory = gpu_memory
         self._context = context
         self._server = server
+        self._wait = wait
         self._orders: deque[Order] = deque()
         self._ordered = trio.Event()
         self._stopping = trio.Event()
@@ -162,6 +168,11 @@ class WorkerProcess:
         self._orders.append(order)
         self._ordered.set()
 
+    def activate(self) -> None:
+        """Let a server that was started ahead go on from its gate, as soon as it is there."""
+        assert self._wait is not None, f"{self._model.name} does not wait"
+        self._wait.end()
+
     def stop(self, *, kill: bool) -> None:
         """Begin to end this life, by the stop signal or at once by SIGKILL; a later call with `kill` hastens the end.
 
@@ -180,9 +191,12 @@ class WorkerProcess:
 
     async def run(self) -> WorkerEnd:
         """Start the server and follow it until no process of it is left; return how this life ended."""
-        if self._server is not None:
-            return await self._live(self._server)
         with ExitStack() as held:
+            if self._server is not None:
+                if self._wait is not None:
+                    with suppress(PortTaken):
+                        held.enter_context(closing(Reservation(self._server.record.port)))
+                return await self._live(self._server)
             try:
                 self._server = await self._start(held)
             except _CannotStart as error:
@@ -200,9 +214,18 @@ class WorkerProcess:
             raise _CannotStart(Failure.REFUSED, error.message, error.code) from None
         except OSError as error:
             raise _CannotStart(Failure.EXITED, f"no port can be reserved: {in_words(error)}") from None
-        await self._await_memory()
+        gate_port = 0
+        if self._wait is None:
+            await self._await_memory()
+        else:
+            self._gpu_memory.wait_at_gate()
+            gate_port = held.enter_context(closing(Reservation(0))).port
         try:
-            return launch(self._model, self._engine, self._context, port, *await self._gpu_memory.least())
+            least = await self._gpu_memory.least()
+            server = launch(self._model, self._engine, self._context, port, *least, gate_port)
+            if self._wait is not None:
+                self._wait.began(server.child)
+            return server
         except CannotSpawn as error:
             reason = error.message.removeprefix(f"cannot start {file_name(self._model.name)}: ")
             raise self._cannot_run(error.__cause__, reason, error.code) from None
@@ -249,10 +272,12 @@ class WorkerProcess:
             server.record.port, server.child.shim_pid, server.child.record.cgroup, self._engine
         )
         self._listener = listener
-        if self._was_there:
+        if self._was_there and self._wait is None:
             self._doing = "was taken over"
             self.context_length, self.is_generation = server.record.context_length, server.record.is_generation
-        elif not await self._come(server, listener):
+        if self._wait is not None and not await self._pass_gate(server, listener, self._wait):
+            return
+        if (self._wait is not None or not self._was_there) and not await self._come(server, listener):
             return
         while not self._stopping.is_set():
             await self._probe_until_ordered(server)
@@ -271,6 +296,62 @@ class WorkerProcess:
         await self._keep_proof(server)
         await self._tell_ready(server)
         return True
+
+    async def _pass_gate(self, server: LaunchedServer, listener: PortOwnership, wait: GateWait) -> bool:
+        """Wait at the engine's gate until the worker is wanted, and go on from there; return whether the server does.
+
+        Where its gate stays shut, that is told, and muxd starts another one without a gate.
+        """
+        gate = self._own_gate(server)
+        if not await self._wait_at_gate(server, listener, gate, wait):
+            self.stop(kill=True)
+            return False
+        server.record.is_at_rest = server.record.waits = False
+        await self._context.state.write_ahead()
+        if missing := await self._gpu_memory.until_room_to_load():
+            self._given_up = diagnosis.of_missing_memory(missing)
+            self.stop(kill=True)
+            return False
+        try:
+            await wait.open(gate, server, self._model.probe_timeout)
+        except EngineCallFailed as error:
+            self._context.tell(ActivationFailed(trio.current_time(), self._model.name, error.message))
+            return False
+        return True
+
+    async def _wait_at_gate(
+        self, server: LaunchedServer, listener: PortOwnership, gate: PortOwnership, wait: GateWait
+    ) -> bool:
+        """Wait until the server is at its gate, and wanted; return whether it is of use for that.
+
+        It has start_timeout to come to its gate.  Whoever else opens that makes it load beside others.
+        """
+        with trio.move_on_after(self._model.start_timeout) as scope:
+            while not await wait.is_reached(gate, server):
+                await trio.sleep(READY_POLL)
+            if not wait.is_over:
+                await self._tell_waiting(server, wait)
+        self._timed_out = scope.cancelled_caught and not wait.is_over
+        while not (wait.is_over or self._timed_out or self._given_up is not None or self._stopping.is_set()):
+            if await wait.lasts(self._model.probe_interval) and await self._may_ask(listener, server):
+                self._given_up = diagnosis.of_opened_gate(server.record.gate_port)
+        return wait.is_over and not self._stopping.is_set()
+
+    def _own_gate(self, server: LaunchedServer) -> PortOwnership:
+        """Return who listens at the server's gate."""
+        record = server.child.record
+        return self._context.own_port(server.record.gate_port, server.child.shim_pid, record.cgroup, self._engine)
+
+    async def _tell_waiting(self, server: LaunchedServer, wait: GateWait) -> None:
+        """Measure what a server takes that has come to its gate, and tell that it waits there."""
+        self._note_leftovers(server)
+        pids = server.child.pids()
+        await self._gpu_memory.came_to_gate(pids)
+        size = await in_thread(partial(host_memory, pids), abandon_on_cancel=True)
+        server.record.waits, server.record.gate_size = True, size
+        if not wait.is_over:
+            self._context.tell(StandbyPrepared(trio.current_time(), self._model.name, size))
+            self._note_rest(server.record, None)
 
     async def _until_loaded(self, server: LaunchedServer, listener: PortOwnership) -> bool:
         with trio.move_on_after(self._model.start_timeout):

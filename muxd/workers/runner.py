@@ -20,6 +20,7 @@ from muxd.engines.routers import RoutedServer
 from muxd.threads import in_thread
 
 from .figures import WorkerFigures, ask, host_memory
+from .gate_wait import GateWait
 from .gpu_memory import GpuMemoryTracker
 from .inheritance import end_left, is_as_recorded
 from .launch import LaunchOrigin, WorkerContext, log_files, take_over
@@ -173,6 +174,26 @@ class Runner:
         )
         return self._live
 
+    def prepare(self, *, is_urgent: bool) -> Callable[[], Awaitable[None]]:
+        """Begin a new life of the worker that waits at its engine's gate for `activate`; return what `start` returns.
+
+        Unless it `is_urgent`, its processes take only what nobody else wants of this machine until then.
+        """
+        assert self._life is None, f"{self.model.name} lives already"
+        assert self._engine.gate is not None, f"{self.model.name} has no gate"
+        self._launched, self._placed = None, ()
+        self._gpu_memory.update(self.model)
+        wait = GateWait(self._engine.gate, is_urgent=is_urgent)
+        self._life = WorkerProcess(
+            self.model, self._engine, self._gpu_memory, self._context, self._origin(), self._no_proof, wait=wait
+        )
+        return self._live
+
+    def activate(self) -> None:
+        """Let the worker's processes go on from their gate, once they are there."""
+        if self._life is not None:
+            self._life.activate()
+
     def _origin(self) -> LaunchOrigin:
         return LaunchOrigin(identity_of(self.model), self._placed, self._launched)
 
@@ -195,7 +216,10 @@ class Runner:
             self._gpu_memory = GpuMemoryTracker(self._context.gpus, self.model, self._context.held_memory)
             self._gpu_memory.forget()
             return None
-        self._life = WorkerProcess(model, self._engine, self._gpu_memory, self._context, self._origin(), server=server)
+        wait = GateWait(self._engine.gate) if record.waits and self._engine.gate is not None else None
+        self._life = WorkerProcess(
+            model, self._engine, self._gpu_memory, self._context, self._origin(), server=server, wait=wait
+        )
         return self._live
 
     async def _live(self) -> None:

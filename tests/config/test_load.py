@@ -614,6 +614,30 @@ WRONG = [
         "models.a.idle: it cannot sleep at level 1, only at 3: that is settled by its sleep_level",
     ),
     (
+        "[models.a]\nengine = 'openai'\ncommand = ['/bin/sh', '{port}']\nstandby = true",
+        "models.a.standby: SGLang's and the simulator's servers alone have a gate at which they wait, and openai has "
+        "none; change engine, or write standby = false",
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\nstandby = true",
+        "models.a.standby: at sleep_level 2 its process stays, and no next one is needed; use sleep_level = 3, "
+        "or write standby = false",
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\nsleep_level = 3\nreplicas = 2\ngpus = [0, 1]\nstandby = true",
+        "models.a.standby: it goes with one worker, not with several; leave replicas out, or write standby = false",
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\nsleep_level = 3\ngpus = 'auto'\nstandby = true",
+        "models.a.standby: a process is told its GPUs when it begins, and any will do for this model; name those that "
+        "it is to use, or write standby = false",
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\nsleep_level = 3\nmemory = { weights = '1GiB', kv = '1GiB' }\nstandby = true",
+        "models.a.standby: a process is told its share of the GPU when it begins, by what is free then; leave kv out "
+        "of memory, or write standby = false",
+    ),
+    (
         A + "evict = 'never'",
         'models.a.evict: "never" is what pinned = true is for; write that, or "never within 15min of use"',
     ),

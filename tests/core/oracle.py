@@ -7,6 +7,7 @@ scheduler that fools itself does not fool it.
 from math import inf
 
 from muxd.core.commands import (
+    ActivateStandby,
     Command,
     DrainWorker,
     EndLease,
@@ -21,6 +22,7 @@ from muxd.core.commands import (
     Moment,
     PersistHold,
     PrefetchWeights,
+    PrepareStandby,
     RecallLoan,
     ReconfigureWorker,
     RemoveWorker,
@@ -44,6 +46,7 @@ from muxd.core.events import (
     LoanEnded,
     Reconfigured,
     RouterSynced,
+    StandbyPrepared,
     Started,
     WorkerAsleep,
     WorkerDrained,
@@ -55,7 +58,7 @@ from muxd.core.scheduler import Scheduler
 from muxd.core.spec import WorkerSpec
 from muxd.core.states import WorkerState
 
-GONE, LOADED = "gone", "loaded"
+GONE, LOADED, WAITS = "gone", "loaded", "waits"
 
 
 class Oracle:
@@ -89,6 +92,9 @@ class Oracle:
             case Started(_, _, _, _, adopted, _, _):
                 for found in adopted:
                     self.holds[found.worker] = LOADED if found.level is None else found.level
+                    if found.waits:
+                        self.holds[found.worker] = WAITS
+                        self.copies[found.worker] = found.gate_size or 0
                     self.kept[found.worker] = found.kept or 0
                     if found.gpus:
                         self.on[found.worker] = frozenset(found.gpus)
@@ -110,6 +116,8 @@ class Oracle:
                 self.urls[worker] = url
             case WorkerDrained(_, worker):
                 self.drained.add(worker)
+            case StandbyPrepared(_, worker, size) if size is not None and self.holds[worker] == WAITS:
+                self.copies[worker] = size
             case WorkerAsleep(_, worker, kept, taken):
                 assert self.holds[worker] in (0, 1, 2, GONE)
                 if self.holds[worker] != GONE and kept is not None:
@@ -128,6 +136,21 @@ class Oracle:
                 self._must_fit_in_host_ram(worker, level)
 
                 self._note_place(worker, command.gpus)
+                self._must_be_alone(worker)
+                self._must_fit(worker)
+                self.came_from[worker], self.holds[worker] = GONE, LOADED
+            case PrepareStandby(worker):
+                assert self.holds[worker] == GONE, f"a second copy of {worker}"
+                spec = self.scheduler.host.workers[worker].spec
+                assert spec.standby is not None
+                assert not self._gpus(worker) & frozenset().union(*self.lent.values()), f"{worker} is on lent GPUs"
+                self.copies[worker] = self.scheduler.host.workers[worker].gate_size or spec.standby
+                self._must_have_host_ram(worker)
+                self.holds[worker] = WAITS
+            case ActivateStandby(worker):
+                assert self.holds[worker] == WAITS, f"{worker} is {self.holds[worker]}, at no gate"
+                self.copies.pop(worker)
+                self.holds[worker] = GONE
                 self._must_be_alone(worker)
                 self._must_fit(worker)
                 self.came_from[worker], self.holds[worker] = GONE, LOADED
@@ -201,6 +224,7 @@ class Oracle:
                 assert state in (
                     WorkerState.READY,
                     WorkerState.UNLOADED,
+                    WorkerState.STANDBY,
                     WorkerState.ASLEEP,
                     WorkerState.FAILED,
                     WorkerState.BACKOFF,
@@ -222,7 +246,7 @@ class Oracle:
         assert group.spec.prefetch
         here = [w.name for w in group.serving if w.state is not WorkerState.READY]
         levels = [self.came_from[w] if self.holds[w] == LOADED else self.holds[w] for w in here]
-        assert {GONE, 2}.intersection(levels), f"nothing of {name} is read: {levels}"
+        assert {GONE, WAITS, 2}.intersection(levels), f"nothing of {name} is read: {levels}"
         assert group.state is not WorkerState.READY, f"{name} serves, and its weights are read"
 
     def _out(self, worker: str) -> list[int]:
@@ -291,8 +315,11 @@ class Oracle:
         spec = self.scheduler.host.workers[worker].spec
         if (spec.sleep_level if level is None else level) == 1 and spec.copy:
             self.copies[worker] = spec.copy
-            size = self.scheduler.host.ledger.capacity.get(HOST_RAM, inf)
-            assert sum(self.copies.values()) <= size, f"{worker} starts, and the copies {self.copies} take {size}"
+            self._must_have_host_ram(worker)
+
+    def _must_have_host_ram(self, worker: str) -> None:
+        size = self.scheduler.host.ledger.capacity.get(HOST_RAM, inf)
+        assert sum(self.copies.values()) <= size, f"{worker} starts, and {self.copies} have to do with {size}"
 
     def _must_fit(self, worker: str) -> None:
         """Add up what each worker may have, what sleepers keep included: a GPU is never promised twice."""

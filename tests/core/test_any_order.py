@@ -11,6 +11,7 @@ from math import inf
 import pytest
 
 from muxd.core.commands import (
+    ActivateStandby,
     AnswerUnload,
     Command,
     DrainWorker,
@@ -25,6 +26,7 @@ from muxd.core.commands import (
     FinishSwitch,
     GrantLease,
     MeasureWorker,
+    PrepareStandby,
     RestoreLease,
     RevokeLease,
     SetTimer,
@@ -35,6 +37,7 @@ from muxd.core.commands import (
     WakeWorker,
 )
 from muxd.core.events import (
+    ActivationFailed,
     DemandReported,
     Event,
     Failure,
@@ -52,6 +55,7 @@ from muxd.core.events import (
     RouterSynced,
     ShutdownAsked,
     SleepFailed,
+    StandbyPrepared,
     Started,
     SwitchAsked,
     TimerFired,
@@ -219,12 +223,23 @@ SPREAD = (
     spread("w", 2, 1, sleep_level=0, levels=frozenset({0, 1}), drain_timeout=5, scaling=Scaling(1, 3.0, 2.0, 0.0, 7.0)),
 )
 
+#: Processes wait at gates, in host RAM of 45 that copies of weights need, too.
+STANDBY = (
+    single("a", share=40, sleep_level=3, standby=10, drain_timeout=20, preload=True, ladder=(Rung(3, 3),)),
+    single("b", share=30, sleep_level=1, copy=30, drain_timeout=inf, restart_limit=2),
+    single("c", share=35, sleep_level=3, standby=20, launchable=frozenset({1, 2}), drain_timeout=5),
+    single("d", gpus=frozenset({"1"}), share=20, sleep_level=3, standby=10, pinned=True, restart_limit=2),
+    single("e", gpus=frozenset({"0", "1"}), sleep_level=3, standby=10, drain_timeout=10),
+    single("g", gpus=frozenset({"1"}), sleep_level=1, copy=5),
+)
+
 #: The worlds that every order of events is tried in, by name.
 WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "short": SHORT, "pinned": PINNED, "groups": GROUPS}
-WORLDS |= {"anywhere": ANYWHERE, "spread": SPREAD, "scaled": SCALED, "idle": IDLE, "lent": LENT}
+WORLDS |= {"anywhere": ANYWHERE, "spread": SPREAD, "scaled": SCALED, "idle": IDLE, "lent": LENT, "standby": STANDBY}
 
 #: The default model of those worlds that have one.
 DEFAULTS = {IDLE: DefaultGroup("c", 4.0), LENT: DefaultGroup("b", 2.0), SHALLOW: DefaultGroup("b", 1.0)}
+DEFAULTS |= {STANDBY: DefaultGroup("c", 4.0)}
 
 #: What the configuration may hold in place of each.
 OTHERS = (
@@ -260,7 +275,7 @@ class World:
         self.seed = seed
         self.rng = random.Random(seed)
         self.configured = specs
-        self.is_classed = specs in (IDLE, LENT)  # some requests are batch
+        self.is_classed = specs in (IDLE, LENT, STANDBY)  # some requests are batch
         self.others = tuple(map(_read_ahead, OTHER_GROUPS if specs in (GROUPS, SCALED, SPREAD) else OTHERS))
         self.book = Playbook(*map(_read_ahead, specs), wait_target=5.0, default=DEFAULTS.get(specs, NO_DEFAULT))
         self.now = 0.0
@@ -276,7 +291,7 @@ class World:
         self.sizes = dict.fromkeys(("0", "1", "2") if specs in (ANYWHERE, SCALED, SPREAD) else ("0", "1"), 80)
         if specs is not SPECS:
             self.tell(GpusMeasured(0.0, self.sizes))
-        if specs is SHORT:
+        if specs in (SHORT, STANDBY):
             self.tell(HostRamLimited(0.0, 45))
         self.tell(Started(0.0, frozenset({"d"} if self.rng.random() < 0.1 else ())))
 
@@ -289,10 +304,16 @@ class World:
 
     def obey(self, command: Command) -> None:
         match command:
-            case StartWorker(worker):
+            case StartWorker(worker) | PrepareStandby(worker):
                 self.alive.add(worker)
                 self.jobs[worker] = command
-            case WakeWorker(worker) | SleepWorker(worker, _) | StopWorker(worker) | SyncRouter(worker):
+            case (
+                ActivateStandby(worker)
+                | WakeWorker(worker)
+                | SleepWorker(worker, _)
+                | StopWorker(worker)
+                | SyncRouter(worker)
+            ):
                 self.jobs[worker] = command
             case MeasureWorker(worker):
                 self.jobs[f"what {worker} has"] = command
@@ -458,8 +479,12 @@ class World:
         job = self.jobs.pop(worker)
         bad = not honest and self.rng.random() < 0.2
         match job:
-            case StartWorker() if bad:
+            case ActivateStandby() if bad and self.rng.random() < 0.5:
+                self.tell(ActivationFailed(self.now, worker, "no answer"))
+            case StartWorker() | PrepareStandby() | ActivateStandby() if bad:
                 self.exit(worker, self.rng.choice(list(Failure)))
+            case PrepareStandby():
+                self.tell(StandbyPrepared(self.now, worker, self.rng.choice([None, 5, 15, 30])))
             case WakeWorker() if bad:
                 self.tell(WakeFailed(self.now, worker, "no answer", is_wrong=self.last % 2 == 0))
             case SleepWorker() if bad:
@@ -471,7 +496,7 @@ class World:
                 if bad:
                     self.jobs[group] = job  # it takes longer until it knows them all
                 self.tell(RouterSynced(self.now, group, urls[:1] if bad else urls))
-            case StartWorker() | WakeWorker():
+            case StartWorker() | ActivateStandby() | WakeWorker():
                 unproved = isinstance(job, WakeWorker) and self.last % 3 == 0
                 self.tell(WorkerReady(self.now, worker, f"http://{worker}", unproved=unproved))
             case SleepWorker(_, 0):

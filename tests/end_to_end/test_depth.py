@@ -96,7 +96,7 @@ def test_of_three_at_level_1_the_third_sleeps_at_2_where_host_ram_has_room_for_t
     assert [muxd.status(name)["sleep_trouble"] for name in names] == [None, None, why]
     assert f"gamma: unloaded -> starting ({why})" in muxd.log
     told = muxd.control("GET", "/v1/status").json()["host_memory"]
-    assert told == {"for_weights": 70 * GiB, "weights": 60 * GiB}
+    assert told == {"for_weights": 70 * GiB, "weights": 60 * GiB, "standby": 0}
     assert f'"reason":"{why}"' in muxd.control("GET", "/v1/events?after=0&follow=0").text
     assert "--enable-weights-cpu-backup" in muxd.processes()[muxd.status("beta")["pid"]]
     assert "--enable-weights-cpu-backup" not in muxd.processes()[muxd.status("gamma")["pid"]]

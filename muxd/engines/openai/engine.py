@@ -41,6 +41,7 @@ class OpenAIServer:
     stop_signal = signal.SIGTERM
     is_deaf_while_loading = False
     notice = ""
+    gate = None
 
     def __init__(self) -> None:
         self._ready_path = ""

@@ -60,6 +60,7 @@ class WorkerApiRouter:
     is_silent = False
     runs_elsewhere = False
     bootstrap_port = 0
+    gate = None
 
     def __init__(self) -> None:
         self._asked: dict[_Change, float] = {}  # changes that nothing has come of, and when each was last asked for

@@ -5,6 +5,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from muxd.config.engine_options import SGLangOptions
 from muxd.config.flag_advice import OWNED_FLAGS, why_foreign
@@ -24,7 +25,10 @@ from muxd.config.flags import (
 from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import shown
+from muxd.engines.engine_packages import Interpreter
 from muxd.engines.kind import ArgFault, no_interpreter
+
+from .gate import GATE_FLAG, has_gate
 
 # A flag and its value, or several flags, in one element of `args`.  A value behind "=" may have blanks, as JSON has.
 _JOINED = re.compile(r"--?[A-Za-z][\w-]*(\s|=[^\s{\[\"']*\s+--?[A-Za-z])")
@@ -111,6 +115,13 @@ def odd_args(args: Sequence[str], in_script: bool = False) -> Iterator[ArgFault]
     if (nodes := look_up(NODES)) is not None and nodes != "1":
         text = f"--nnodes {nodes}: muxd starts a server on this host alone; it waits for others until start_timeout"
         yield ArgFault(frozenset(NODES), text)
+
+
+def unfit(model: Model, interpreter: Interpreter) -> Iterator[Finding]:
+    """Yield what this SGLang cannot do for a model, each by its path within the model's table."""
+    if model.standby and interpreter.folder and not has_gate(Path(interpreter.folder)):
+        why = f"SGLang {interpreter.version} has no gate at which a process could wait: it knows no {GATE_FLAG}"
+        yield ("standby",), f"{why}; install a newer one (0.5.23 has it), or leave standby out"
 
 
 def share_in(args: Sequence[str]) -> float | None:

@@ -17,6 +17,7 @@ from muxd.config.flags import FRACTION, TENSOR, flag_of, parallel
 from muxd.engines.diagnosis import Diagnosis, Evidence, of_stranger
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import LOCKED, EngineCallFailed, EngineClient
+from muxd.engines.gate import LaunchGate
 from muxd.engines.observed_server import ObservedServer
 from muxd.engines.openai_api import LENGTH_TIMEOUT, length_of
 from muxd.engines.shared_memory import mapped_files
@@ -24,6 +25,7 @@ from muxd.engines.wake_proof import ANSWER_TOKENS, LIKELIEST, PROMPT, ProofAnswe
 from muxd.ports import free_port
 
 from . import diagnosis, observation
+from .gate import SGLangGate
 from .kind import SGLANG
 
 KV_CACHE, WEIGHTS = "kv_cache", "weights"
@@ -77,6 +79,7 @@ class SGLang:
     runs_elsewhere = False
     notice = ""
     bootstrap_port = 0
+    gate: LaunchGate | None = SGLangGate()
 
     def __init__(self) -> None:
         # The oldest rank's stamp in /v1/loads, and when (trio's clock) that stamp was first read.
@@ -85,7 +88,7 @@ class SGLang:
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         config = context.workdir / "server.yaml"  # SGLang insists on the ending
         argv = [model.engine_options.python, "-m", "sglang.launch_server", "--config", str(config)]
-        argv += [*server_flags(model, context.port), *self._half_flags(model, context)]
+        argv += [*server_flags(model, context.port), *self._half_flags(model, context), *gate_flags(context)]
         argv += [*_memory_share(model, context.free_gpu_memory), *model.args]
         files = {config: f"admin-api-key: {context.admin_key}\n"}
         return CommandSpec(tuple(argv), files=files, chosen=self._chosen)
@@ -282,6 +285,11 @@ def server_flags(model: Model, port: int) -> list[str]:
         flags.append("--enable-weights-cpu-backup")
     flags += [flag for flag in (METRICS, SLEEP_ON_IDLE) if flag not in model.args]
     return flags + _tensor_parallel(model)
+
+
+def gate_flags(context: LaunchContext) -> Sequence[str]:
+    """Return the flags of a server that is started ahead, and waits at a gate; none of any other."""
+    return SGLangGate().flags(context.gate_port) if context.gate_port else []
 
 
 def _tensor_parallel(model: Model) -> list[str]:

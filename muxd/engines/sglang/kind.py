@@ -13,7 +13,7 @@ from muxd.engines.capabilities import SLEEP_LEVELS, Capabilities
 from muxd.engines.certain import certain_need
 from muxd.engines.kind import EngineKind, InstallationChecks
 
-from .checks import findings, odd_args, paths_read, share_in
+from .checks import findings, odd_args, paths_read, share_in, unfit
 from .interpreters import PACKAGE
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ SGLANG = EngineKind(
         routes={"text": TEXT_ROUTES | _ANY, "embeddings": EMBEDDING_ROUTES | _ANY},
         hints={"embeddings": f"start it with {EMBEDDING[0]}", "adapters": "--enable-lora or --lora-paths in its args"},
         memory_flags=FRACTION,
+        has_gate=True,
     ),
     make=_make,
     makes=makes,
@@ -126,5 +127,5 @@ SGLANG = EngineKind(
     findings=findings,
     caches={"SGLANG_CACHE_DIR": "sglang", "SGLANG_DG_CACHE_DIR": "deep_gemm"},
     certain_need=partial(certain_need, SPARES),
-    installation=InstallationChecks(PACKAGE, odd_args, paths_read, _flags),
+    installation=InstallationChecks(PACKAGE, odd_args, paths_read, _flags, unfit),
 )

@@ -2,7 +2,7 @@
 
 from muxd.config import Model, SimulatorOptions
 from muxd.engines.engine import CommandSpec, LaunchContext
-from muxd.engines.sglang.engine import SGLang, server_flags
+from muxd.engines.sglang.engine import SGLang, gate_flags, server_flags
 
 from .gpus import ledger_path
 
@@ -18,6 +18,7 @@ class Simulator(SGLang):
         simulation = options.simulation
         config = context.workdir / "server.yaml"
         flags: dict[str, object] = {
+            "--import-time": simulation.import_time,
             "--load-time": simulation.load_time,
             "--sleep-time": simulation.sleep_time,
             "--wake-time": simulation.wake_time,
@@ -33,7 +34,7 @@ class Simulator(SGLang):
             "--overhead": memory.overhead if memory is not None else 0,
         }
         argv = [options.python, "-m", "muxd.simulator", "--config", str(config), *server_flags(model, context.port)]
-        argv += self._half_flags(model, context)
+        argv += [*self._half_flags(model, context), *gate_flags(context)]
         for flag, value in flags.items():
             argv += [flag, str(value)]
         for fault in simulation.faults:

@@ -25,6 +25,7 @@ export const count = (value) => (value ? String(value) : "0");
 // Every state of a worker: its sign, and its word.  The sign and the word say it, colour only repeats it.
 export const STATES = {
   unloaded: ["○", "not loaded"],
+  standby: ["⊙", "standby"],
   starting: ["◐", "loading"],
   ready: ["●", "ready"],
   draining: ["◑", "draining"],

@@ -58,7 +58,7 @@ function Parts({ turn }) {
 }
 
 function Memory({ status, names }) {
-  const holders = (gpu) => status.models.filter((model) => model.gpus.map(String).includes(String(gpu.index)) && model.state !== "unloaded");
+  const holders = (gpu) => status.models.filter((model) => model.gpus.map(String).includes(String(gpu.index)) && !["unloaded", "standby"].includes(model.state));
   const host = status.host_memory;
   return html`<section class="memory" aria-label="Memory">
     ${status.gpus.map((gpu) => {
@@ -101,7 +101,7 @@ function Models({ status, names, series, age, admin, order, say }) {
     <tbody>${status.models.map((model) => {
       const { name, sign, word } = state(model);
       const memory = model.memory || {};
-      const held = ["unloaded", "backoff", "failed"].includes(model.state) ? null : model.state === "asleep" ? memory.asleep : memory.awake;
+      const held = ["unloaded", "standby", "backoff", "failed"].includes(model.state) ? null : model.state === "asleep" ? memory.asleep : memory.awake;
       return html`<tr key=${model.name} data-model=${model.name} data-state=${model.state} class=${`is-${name}`}>
         <th scope="row"><button class="plain name" aria-expanded=${open === model.name} onClick=${() => setOpen(open === model.name ? null : model.name)}>
           <i class="dot" style=${{ background: colour(names, model.name) }}></i>${model.name}</button></th>
