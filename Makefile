@@ -90,10 +90,12 @@ SEED ?= 1
 soak: $(READY)
 	MUXD_SOAK_SECONDS=$(SECONDS) MUXD_SOAK_SEED=$(SEED) $(BIN)/python -m pytest tests/soak -s -o faulthandler_timeout=600 $(ARGS)
 
-# muxd beside the real sglangmux on the same simulated workers: faults, and the time that 160 requests take; four minutes.
+# muxd beside the real sglangmux and supervisor on the same simulated workers: faults, and the time that 160 requests
+# take; ten minutes.
 compare: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group peers
 	$(BIN)/python -m bench.sglangmux
+	$(BIN)/python -m bench.supervision
 	$(BIN)/python -m bench.scheduling --real
 	$(BIN)/python -m pytest -n 4 tests/side_by_side
 

@@ -1,7 +1,9 @@
 """Figures of many runs as a Markdown table: the median, how far runs lie apart, and the goal beside it."""
 
 import os
+import platform
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,3 +42,19 @@ def show(title: str, figures: Sequence[Figure]) -> None:
         print(f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |")
         if number == 0:
             print(f"|{'|'.join('-' * (width + 2) for width in widths)}|")
+
+
+def machine() -> str:
+    """When and on what: for a page of figures."""
+    load = os.getloadavg()[0]
+    return f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores (load {load:.1f}), Linux {platform.release()}"
+
+
+def between(page: str, mark: str, text: str) -> str:
+    """Return the page with this text, and no other, between `<!-- mark: ... -->` and `<!-- end of mark -->`."""
+    before, begin, rest = page.partition(f"<!-- {mark}:")
+    head, _, rest = rest.partition("-->\n")
+    _, end, rest = rest.partition(f"<!-- end of {mark} -->")
+    if not begin or not end:
+        raise SystemExit(f"there is no place for {mark} in the page")
+    return f"{before}{begin}{head}-->\n{text}\n{end}{rest}"

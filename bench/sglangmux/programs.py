@@ -92,9 +92,14 @@ class Run:
         self.port = port
         # muxd's own files go to the folder, too, as under systemd.
         places = {"RUNTIME_DIRECTORY": str(folder), "STATE_DIRECTORY": f"{folder}/state", "PYTHONPATH": str(ROOT)}
-        env = {**os.environ, **places, "PATH": f"{kit.install(folder).parent}:{os.environ['PATH']}"}
-        with (folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([*program.argv, *words], cwd=folder, env=env, stdout=log, stderr=log)
+        self._env = {**os.environ, **places, "PATH": f"{kit.install(folder).parent}:{os.environ['PATH']}"}
+        self._argv = [*program.argv, *words]
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """One more process of the program, with the same words."""
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(self._argv, cwd=self.folder, env=self._env, stdout=log, stderr=log)
 
     def until_active(self, model: str, seconds: float) -> None:
         """It is, as /health has it; what comes before it in the program's order was there, then."""

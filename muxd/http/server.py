@@ -8,6 +8,7 @@ not use this server, which is too slow to relay streams (see muxd/proxy/sockets)
 import errno
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -331,8 +332,8 @@ class _ConnectionLimiter:
     def is_above_all(self, connection: socket.socket) -> bool:
         return self._standing(connection).rank >= len(self._limits.reserved) > 0
 
-    def admit(self, connection: socket.socket, nursery: trio.Nursery) -> None:
-        """Start the task that serves the connection, or the one that refuses it.
+    def admit(self, connection: socket.socket, nursery: trio.Nursery) -> bool:
+        """Start the task that serves the connection, or the one that refuses it; return whether there is one.
 
         A connection of a peer that connects too often, or beyond the refused ones that may linger, is closed at once:
         that takes no task and little time, so that other clients do not wait for it.
@@ -341,7 +342,7 @@ class _ConnectionLimiter:
         peers = self._peers_of(standing)
         if not all(peer.connections.is_due() for peer in peers):
             _close_at_once(connection)
-            return
+            return False
         for peer in peers:
             peer.connections.count()
         if self._has_room(standing.rank) and all(peer.has_room() for peer in peers):
@@ -354,6 +355,8 @@ class _ConnectionLimiter:
             nursery.start_soon(self._run, connection, self._turn_away)
         else:
             _close_at_once(connection)
+            return False
+        return True
 
     def _standing(self, connection: socket.socket) -> Standing:
         return self._judge(connection) if self._judge is not None else Standing()
@@ -397,12 +400,13 @@ class _ConnectionLimiter:
 
 
 _TOO_OFTEN = TooManyConnections("more connect than can be answered: try again in a second")
+_TOLD_TOO_OFTEN = json_response(_TOO_OFTEN.status, _TOO_OFTEN.as_json(), keep_alive=False)
 
 
 def _close_at_once(connection: socket.socket) -> None:
     """Close the connection, with a response if the kernel takes it at once."""
     with connection, suppress(OSError):
-        connection.send(json_response(_TOO_OFTEN.status, _TOO_OFTEN.as_json(), keep_alive=False), socket.MSG_DONTWAIT)
+        connection.send(_TOLD_TOO_OFTEN, socket.MSG_DONTWAIT)
 
 
 async def serve_http(
@@ -427,8 +431,13 @@ async def serve_http(
         task_status.started(listeners)
 
 
-#: Connections that are accepted in a row before other tasks have their turn.
-_MOST_IN_A_ROW = 256
+#: Connections that are accepted in a row before other tasks have their turn: as many as wait in the socket's queue.
+_MOST_IN_A_ROW = 512
+
+#: Where some of them were closed at once, so many times the CPU time that they took is rested, within these seconds: a
+#: flood of connections costs 4 % of a core, and who is served comes in with the next turn.
+_REST = 24.0
+_SHORTEST_REST, _LONGEST_REST = 0.05, 0.25
 
 #: Seconds until the next try where not even a spare descriptor is left.
 _RETRY_AFTER = 0.1
@@ -437,11 +446,15 @@ _RETRY_AFTER = 0.1
 async def _accept(
     listener: trio.SocketListener, limiter: _ConnectionLimiter, nursery: trio.Nursery, spare: "_Spare"
 ) -> None:
-    """Accept connections as fast as they come: one that is not accepted yet delays all behind it."""
+    """Accept connections as fast as they come: one that is not accepted yet delays all behind it.
+
+    Only where peers connect too often, all wait a moment for the next turn.
+    """
     listening = socket.socket(fileno=listener.socket.fileno())
     try:
         while listener.socket.fileno() >= 0:
             await trio.lowlevel.wait_readable(listener.socket)
+            began, refused = time.thread_time(), 0
             for _ in range(_MOST_IN_A_ROW):
                 try:
                     connection, is_last = spare.accept(listening)
@@ -453,8 +466,11 @@ async def _accept(
                     break
                 if is_last and not limiter.is_above_all(connection):
                     connection.close()
-                else:
-                    limiter.admit(connection, nursery)
+                elif not limiter.admit(connection, nursery):
+                    refused += 1
+            if refused:
+                rest = _REST * (time.thread_time() - began)
+                await trio.sleep(min(max(rest, _SHORTEST_REST), _LONGEST_REST))
     except trio.ClosedResourceError:
         return
     finally:

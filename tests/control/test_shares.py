@@ -93,8 +93,8 @@ async def test_who_connects_too_often_costs_no_task_and_others_none(
     began: list[object] = []
     monkeypatch.setattr(server, "_Connection", lambda *args: began.append(args) or Served())
     control = ControlSocket(tmp_path / "muxd.sock")
-    shares = (Share(connections=100, pace=1.0, burst=5.0),)
-    limits = ServerLimits(shares=shares, strangers=Share(connections=100, pace=1.0, burst=8.0), reserved=(1, 1))
+    shares = (Share(connections=100, pace=0.1, burst=5.0),)
+    limits = ServerLimits(shares=shares, strangers=Share(connections=100, pace=0.1, burst=8.0), reserved=(1, 1))
     rights = Rights(own_uid=ROOT, admin_gid=ADMIN, proxy_uid=PROXY)
     await nursery.start(partial(serve_control, FakeOffice(tmp_path), control.listener, rights, limits))
 
@@ -112,6 +112,11 @@ async def test_who_connects_too_often_costs_no_task_and_others_none(
     assert await ask(ADMIN, 20) == 20
     await trio.sleep(60)
     assert await ask(NOBODY, 20) == 5
+    before = trio.current_time()
+    assert await ask(ROOT, 20) == 20
+    assert trio.current_time() - before <= server._LONGEST_REST, "who may do more waits for one rest at most"
+    assert await ask(NOBODY, 20) == 0
+    assert trio.current_time() - before > 18 * server._SHORTEST_REST, "refusals cost time, and little of a core"
     control.close()
 
 

@@ -45,6 +45,34 @@ class Immutable:
         self._folders = []
 
 
+class FailingDisk:
+    """A file system whose writes fail with EIO: its device is memory of which no more may be taken.
+
+    What was on it is not whole afterwards, as on a disk that breaks: nobody can mend it.
+    """
+
+    CONTROL = Path("/sys/class/zram-control")
+
+    def __init__(self, path: Path) -> None:
+        """Make the device, and mount it; raise OSError or CalledProcessError where that cannot be had."""
+        self._path = path
+        self._number = (self.CONTROL / "hot_add").read_text().strip()
+        self._device = Path(f"/sys/block/zram{self._number}")
+        (self._device / "disksize").write_text("16M")
+        subprocess.run(["mkfs.ext2", "-q", "-F", f"/dev/zram{self._number}"], check=True)
+        subprocess.run(["mount", "-o", "sync", f"/dev/zram{self._number}", str(path)], check=True)
+        path.chmod(0o700)
+
+    def spoil(self) -> None:
+        (self._device / "mem_limit").write_text("1")
+
+    def remove(self) -> None:
+        (self._device / "mem_limit").write_text("0")
+        subprocess.run(["umount", str(self._path)], check=True)
+        (self._device / "reset").write_text("1")
+        (self.CONTROL / "hot_remove").write_text(self._number)
+
+
 def chattr(flag: str, *paths: Path) -> None:
     if paths:
         subprocess.run(["chattr", flag, *map(str, paths)], check=True)
@@ -81,3 +109,21 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[s
         each.mend()
     for folder in full:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def failing_disk(tmp_path: Path) -> Iterator[Callable[[str], FailingDisk]]:
+    """`failing_disk("logs")` makes the folder of this name in the test's folder a disk that can be made to fail."""
+    made: list[FailingDisk] = []
+
+    def make(name: str) -> FailingDisk:
+        (tmp_path / name).mkdir()
+        try:
+            made.append(FailingDisk(tmp_path / name))
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"needs root and a zram device: {error}")
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.remove()

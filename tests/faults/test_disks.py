@@ -1,4 +1,4 @@
-"""The disks of the logs and of the state are full, read-only, or gone: row 13 and 13.7."""
+"""The disks of the logs and of the state are full, read-only, broken (EIO), or gone: row 13 and 13.7."""
 
 import os
 import re
@@ -11,11 +11,11 @@ import pytest
 from tests.end_to_end.conftest import two_models
 from tests.end_to_end.muxd import Muxd, eventually
 
-from .conftest import Disk
+from .conftest import Disk, FailingDisk
 from .oracles import judged
 
 #: What the system says of a disk that is spoilt.
-REFUSED = re.compile("no space left on device|operation not permitted|read-only", re.IGNORECASE)
+REFUSED = re.compile("no space left on device|operation not permitted|read-only|input/output error", re.IGNORECASE)
 
 #: A log file of 1 MiB, and two older ones.
 SMALL_LOG = 'log_max_bytes = "1MiB"\nlog_backups = 2'
@@ -124,3 +124,38 @@ def test_a_flood_in_the_log_delays_nobody_and_keeps_to_its_bound(start: Callable
         sizes = [file.stat().st_size for file in (muxd.folder / "logs").glob("alpha.stdout*")]
         assert max(sizes) <= (1 << 20) + (1 << 17)
     print(f"the status took {1000 * witness.slowest:.0f} ms at the most")
+
+
+def test_a_broken_disk_for_its_state_costs_no_request(
+    failing_disk: Callable[[str], FailingDisk], start: Callable[..., Muxd]
+) -> None:
+    """Every write there fails with EIO, and the disk is lost with it: who is awake answers, muxd answers and ends well.
+
+    The simulated GPUs' memory is on record there, too, so that nobody can be woken.
+    """
+    state = failing_disk("state")
+    muxd = start(two_models())
+    text = muxd.ask("alpha")
+    with judged(muxd):
+        state.spoil()
+        for _ in range(5):
+            assert muxd.ask("alpha") == text
+        assert muxd.muxctl("stop", "alpha").returncode == 0, "an operator is obeyed"
+        eventually(lambda: "input/output error" in muxd.log, "the reason is told")
+        assert muxd.muxctl("status").returncode == 0
+    assert "Traceback" not in muxd.log
+
+
+def test_a_broken_disk_for_its_logs_costs_no_request(
+    failing_disk: Callable[[str], FailingDisk], start: Callable[..., Muxd]
+) -> None:
+    logs = failing_disk("logs")
+    muxd = start(two_models(alpha='faults = ["log-flood=200000"]', alpha_keys=SMALL_LOG))
+    texts = {name: muxd.ask(name) for name in ("beta", "alpha")}
+    with judged(muxd):
+        logs.spoil()
+        eventually(lambda: muxd.status("alpha")["dropped_log_now"], "that its log is lost is told")
+        for name in ("alpha", "beta", "alpha"):
+            assert muxd.ask(name) == texts[name]
+        assert muxd.status("alpha")["dropped_log_bytes"] > 0
+        assert REFUSED.search(muxd.status("alpha")["dropped_log_reason"])

@@ -1,21 +1,31 @@
-"""muxd has no descriptor left, or somebody takes all of its connections: rows 17, 18 and 27."""
+"""muxd has no descriptor, process or memory left, or somebody takes its connections: rows 17, 18, 19 and 27."""
 
 import os
 import random
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.conftest import two_models
 from tests.end_to_end.muxd import Muxd, eventually
 from tests.seeds import EVERY
+from tests.unprivileged import unprivileged
 
 from .oracles import judged, memory, open_files
+
+#: Bytes by which muxd's memory may still grow: what it has of its own for a while, and no thread's stack.
+MARGIN = 4 << 20
+
+#: Shares of a core that muxd takes with nobody asking, and with the witness that asks 20 times a second.
+IDLE, WITNESS = 0.01, 0.04
 
 
 @contextmanager
@@ -55,6 +65,111 @@ def test_the_proxy_without_descriptors_refuses_and_comes_back(start: Callable[..
         held.close()
         assert muxd.ask("alpha") == text
         assert muxd.status()["proxy"]["pid"] == proxy
+
+
+@pytest.fixture
+def no_more_processes() -> Iterator[Callable[[int], Path]]:
+    """`no_more_processes(pid)`: a cgroup in which this process can make neither a process nor a thread any more.
+
+    What it returns is the file with the limit.
+    """
+    roots = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
+    made: list[Path] = []
+
+    def limit(pid: int) -> Path:
+        for root in roots:
+            with suppress(OSError):
+                group = root / f"muxd-test-{pid}"
+                group.mkdir()
+                made.append(group)
+                (group / "pids.max").write_text("max")
+                (group / "cgroup.procs").write_text(str(pid))
+                (group / "pids.max").write_text((group / "pids.current").read_text())
+                return group / "pids.max"
+        pytest.skip("needs root and a cgroup with the controller of pids")
+
+    yield limit
+    for group in made:
+        with suppress(OSError):
+            for pid in (group / "cgroup.procs").read_text().split():
+                (group.parent / "cgroup.procs").write_text(pid)
+        group.rmdir()
+
+
+def test_on_a_host_without_processes_nothing_can_be_started_and_muxd_goes_on(
+    no_more_processes: Callable[[int], Path], start: Callable[..., Muxd]
+) -> None:
+    muxd = start(two_models(alpha_keys="restart_limit = 99", beta_keys="restart_limit = 99"))
+    text = muxd.ask("alpha")
+    limit = no_more_processes(muxd.process.pid)
+    with judged(muxd):
+        os.kill(muxd.status("alpha")["pid"], signal.SIGKILL)
+        eventually(lambda: muxd.status("alpha")["last_exit"], "its end is seen all the same")
+        muxd.until_state("alpha", "backoff")
+        assert muxd.muxctl("status").returncode == 0
+        limit.write_text("max")
+        assert muxd.ask("alpha") == text
+        assert muxd.ask("beta")
+    assert "Traceback" not in muxd.log
+
+
+def test_without_memory_for_more_muxd_answers_and_serves_again_when_there_is_some(start: Callable[..., Muxd]) -> None:
+    """Its address space cannot grow: no thread has a stack, and no large block can be had."""
+    muxd = start(two_models(alpha_keys="restart_limit = 99"))
+    text = muxd.ask("alpha")
+    pid = muxd.process.pid
+    size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    with judged(muxd):
+        resource.prlimit(pid, resource.RLIMIT_AS, (size + MARGIN, before[1]))
+        for _ in range(5):
+            assert muxd.ask("alpha") == text
+            assert muxd.muxctl("status").returncode == 0
+        os.kill(muxd.status("alpha")["pid"], signal.SIGKILL)
+        eventually(lambda: muxd.status("alpha")["last_exit"], "its end is seen all the same")
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
+        assert muxd.ask("alpha") == text
+        assert muxd.ask("beta")
+    assert muxd.process.poll() is None
+    assert "Traceback" not in muxd.log
+
+
+#: Connects as nobody again and again, to a socket and for so many seconds.
+FLOOD = """\
+import os, socket, sys, time
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_a_flood_of_connections_of_a_user_without_rights_costs_five_percent_of_a_core(
+    start: Callable[..., Muxd],
+) -> None:
+    muxd = start(two_models())
+    text = muxd.ask("alpha")
+    with unprivileged(muxd.folder):
+        pass  # others may enter the folder
+    with judged(muxd), ExitStack() as floods:
+        used, began = processor_time(muxd.process.pid), time.monotonic()
+        for _ in range(2):
+            floods.enter_context(subprocess.Popen([sys.executable, "-c", FLOOD, str(muxd.socket), "4"]))
+        for _ in range(3):
+            assert muxd.muxctl("status").returncode == 0, "an operator comes in between"
+            assert muxd.ask("alpha") == text
+        floods.close()  # they have ended
+        share = (processor_time(muxd.process.pid) - used) / (time.monotonic() - began)
+        assert share <= IDLE + WITNESS + 0.05
+    print(f"muxd took {100 * share:.1f} % of a core, with the witness's questions")
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of all cores that the process has used."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def connected(muxd: Muxd) -> socket.socket:
