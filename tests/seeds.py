@@ -1,10 +1,15 @@
-"""How many of the random worlds are tried: every fourth, or each of them where MUXD_TEST_SEEDS is "all", as in CI.
+"""What `make test` leaves to CI: three of four random worlds, and the tests that are marked `thorough`.
+
+MUXD_TEST_SEEDS=all makes it all of them.
 
 A fault in a decision breaks so many worlds that a fourth of them nearly always finds it as well: of 40 random edits of
 `muxd/core` all worlds found 22, and every fourth 21 (2026-11-29).
 """
 
 import os
+from typing import Any
+
+import pytest
 
 EVERY = 1 if os.environ.get("MUXD_TEST_SEEDS") == "all" else 4
 
@@ -12,3 +17,10 @@ EVERY = 1 if os.environ.get("MUXD_TEST_SEEDS") == "all" else 4
 def seeds(start: int, count: int) -> range:
     """Those of so many seeds, from `start` on, that are tried."""
     return range(start, start + count, EVERY)
+
+
+def thorough(*values: Any) -> list[Any]:
+    """Further values of a parameter, for CI: the tests with the others touch the same code."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.thorough) for value in values
+    ]

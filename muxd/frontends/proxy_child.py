@@ -109,7 +109,7 @@ class ProxyChild:
         if self._share is None:
             await self._probe(http, lambda: f"http://{url_host(self._config.proxy.host)}:{self.ports.port}")
         else:
-            transport = httpx.AsyncHTTPTransport(uds=str(self._share.socket()))
+            transport = httpx.AsyncHTTPTransport(uds=str(self._share.socket()), verify=False)
             async with httpx.AsyncClient(transport=transport, trust_env=False) as own:
                 await self._probe(own, lambda: "http://proxy")
 

@@ -171,7 +171,9 @@ class ConsoleRoutes:
         url = f"{self._proxy()}/v1/chat/completions"
         try:
             async with (
-                httpx.AsyncClient(timeout=httpx.Timeout(CHAT_TIMEOUT, connect=5.0), trust_env=False) as client,
+                httpx.AsyncClient(
+                    timeout=httpx.Timeout(CHAT_TIMEOUT, connect=5.0), trust_env=False, verify=False
+                ) as client,
                 client.stream("POST", url, content=request.body, headers=headers) as answer,
             ):
                 await writer.start_stream(answer.headers.get("content-type", _JSON), answer.status_code)

@@ -12,6 +12,8 @@ from zlib import crc32
 import httpx
 import pytest
 
+from tests.seeds import thorough
+
 from .conftest import two_models
 from .muxd import Muxd, chat_body, eventually
 
@@ -80,6 +82,7 @@ def test_every_stream_goes_on_and_nothing_is_started_again(muxd: Muxd) -> None:
     assert [muxd.status(name)["restarts"] for name in ("alpha", "beta")] == [0, 0]
 
 
+@pytest.mark.thorough
 def test_models_that_were_taken_over_switch_as_before(muxd: Muxd) -> None:
     before = pids(muxd)
     texts = {name: muxd.ask(name) for name in ("beta", "alpha")}
@@ -91,6 +94,7 @@ def test_models_that_were_taken_over_switch_as_before(muxd: Muxd) -> None:
     assert (muxd.state("alpha"), muxd.state("beta")) == ("asleep", "ready")
 
 
+@pytest.mark.thorough
 def test_muxd_is_killed_again_and_again(muxd: Muxd) -> None:
     before = pids(muxd)
     streams = Streams(muxd, "alpha", 4, 300)
@@ -101,6 +105,7 @@ def test_muxd_is_killed_again_and_again(muxd: Muxd) -> None:
     assert pids(muxd) == before
 
 
+@pytest.mark.thorough
 def test_a_switch_waits_for_streams_that_began_under_an_earlier_muxd(muxd: Muxd) -> None:
     streams = Streams(muxd, "alpha", 2, 300)
     muxd.kill()
@@ -141,6 +146,7 @@ def test_a_changed_configuration_restarts_only_what_changed(muxd: Muxd) -> None:
     assert muxd.ask("beta")
 
 
+@pytest.mark.thorough
 def test_one_that_died_meanwhile_is_started_anew(muxd: Muxd) -> None:
     before, tree = pids(muxd), muxd.worker("alpha")
     muxd.kill()
@@ -153,6 +159,7 @@ def test_one_that_died_meanwhile_is_started_anew(muxd: Muxd) -> None:
     assert pids(muxd)["alpha"] != before["alpha"]
 
 
+@pytest.mark.thorough
 def test_one_that_does_not_answer_is_ended(muxd: Muxd) -> None:
     before = pids(muxd)
     muxd.kill()
@@ -163,6 +170,7 @@ def test_one_that_does_not_answer_is_ended(muxd: Muxd) -> None:
     assert muxd.ask("alpha")
 
 
+@pytest.mark.thorough
 def test_with_on_crash_stop_nothing_is_taken_over(start: Callable[..., Muxd]) -> None:
     muxd = start(two_models(), daemon='on_crash = "stop"')
     muxd.ask("alpha")
@@ -193,7 +201,7 @@ def assert_nothing_is_doubled(muxd: Muxd, before: dict[str, int]) -> None:
     assert servers == {pid for name in ("alpha", "beta") if (pid := after[name])}
 
 
-@pytest.mark.parametrize("hit", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("hit", [0.5, *thorough(0.1, 0.99)])
 def test_of_a_damaged_record_only_that_worker_is_ended(muxd: Muxd, hit: float) -> None:
     before = pids(muxd)
 
@@ -212,7 +220,7 @@ def test_of_a_damaged_record_only_that_worker_is_ended(muxd: Muxd, hit: float) -
     assert pids(muxd)["alpha"] == before["alpha"]
 
 
-@pytest.mark.parametrize("left", [0.0, 0.3, 0.7], ids=["nothing", "a third", "two thirds"])
+@pytest.mark.parametrize("left", [0.3, *thorough(0.0, 0.7)], ids=["a third", "nothing", "two thirds"])
 def test_of_a_file_that_was_cut_the_rest_is_taken_over_and_nothing_is_doubled(muxd: Muxd, left: float) -> None:
     before = pids(muxd)
 
@@ -227,6 +235,7 @@ def test_of_a_file_that_was_cut_the_rest_is_taken_over_and_nothing_is_doubled(mu
         assert muxd.ask(name)
 
 
+@pytest.mark.thorough
 def test_what_a_later_muxd_wrote_is_put_aside_and_all_that_runs_is_ended(muxd: Muxd) -> None:
     before = pids(muxd)
     damaged(muxd, lambda lines: [later_form(lines[0]), *lines[1:]])
@@ -241,6 +250,7 @@ def later_form(line: bytes) -> bytes:
     return b"%08x %b\n" % (crc32(text), text)
 
 
+@pytest.mark.thorough
 def test_one_that_keeps_dying_gets_no_new_beginning_and_a_stopped_one_stays_stopped(
     start: Callable[..., Muxd],
 ) -> None:

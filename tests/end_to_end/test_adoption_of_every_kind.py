@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.seeds import thorough
+
 from . import test_any_server, test_remote, test_replicas, test_scripts, test_sglang_router
 from .muxd import Muxd, eventually
 from .scripts import Scripts
@@ -36,7 +38,7 @@ def killed_and_started(muxd: Muxd) -> None:
     print(f"the next muxd answers {time.monotonic() - began:.2f} s after its exec")
 
 
-@pytest.mark.parametrize("kind", [test_replicas, test_sglang_router], ids=["stand-in", "sglang-router"])
+@pytest.mark.parametrize("kind", [test_replicas, *thorough(test_sglang_router)], ids=["stand-in", "sglang-router"])
 def test_replicas_and_their_router_serve_on_beside_a_sleeper(start: Callable[..., Muxd], kind: Any) -> None:
     muxd = start(kind.MODELS)
     texts = {name: muxd.ask(name) for name in ("solo", "pair")}
@@ -57,6 +59,7 @@ def test_replicas_and_their_router_serve_on_beside_a_sleeper(start: Callable[...
     assert pids(muxd) == before
 
 
+@pytest.mark.thorough
 def test_a_replica_that_died_meanwhile_is_started_beside_the_others(start: Callable[..., Muxd]) -> None:
     muxd = start(test_replicas.MODELS)
     muxd.ask("pair")
@@ -71,6 +74,7 @@ def test_a_replica_that_died_meanwhile_is_started_beside_the_others(start: Calla
     assert {name for name in before if after[name] != before[name]} == {"pair/0"}
 
 
+@pytest.mark.thorough
 def test_without_its_router_a_group_gets_another_and_keeps_its_workers(start: Callable[..., Muxd]) -> None:
     muxd = start(test_replicas.MODELS)
     muxd.ask("pair")
@@ -90,7 +94,7 @@ def start_scripts(tmp_path: Path) -> Iterator[Callable[..., Scripts]]:
         yield lambda *words: stack.enter_context(Scripts(tmp_path, *words))
 
 
-@pytest.mark.parametrize("shape", ["exec", "a trap"])
+@pytest.mark.parametrize("shape", ["exec", *thorough("a trap")])
 def test_servers_of_launch_scripts_are_controlled_as_before(
     start_scripts: Callable[..., Scripts], tmp_path: Path, shape: str
 ) -> None:
@@ -105,6 +109,7 @@ def test_servers_of_launch_scripts_are_controlled_as_before(
     assert pids(muxd) == before
 
 
+@pytest.mark.thorough
 def test_a_script_that_was_changed_meanwhile_is_started_anew(
     start_scripts: Callable[..., Scripts], tmp_path: Path
 ) -> None:
@@ -136,6 +141,7 @@ def test_commands_that_sleep_by_calls_or_frozen_are_woken_by_the_next_muxd(
     assert {name for name in before if after[name] != before[name]} == {"ends"}
 
 
+@pytest.mark.thorough
 def test_routers_of_remote_servers_go_on_with_their_bridges(start: Callable[..., Muxd], tmp_path: Path) -> None:
     with ExitStack() as stack:
         far = [stack.enter_context(closing(test_remote.Far(tmp_path, name))) for name in ("one", "two")]

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.ports import free_port
 
 from .muxd import assert_never_two_awake, eventually, streamed_text
@@ -66,6 +68,7 @@ def test_three_take_turns_each_in_its_own_way(start, tmp_path):
     assert len({line for line in (tmp_path / "said").read_text().splitlines() if line.startswith("ends on ")}) >= 1
 
 
+@pytest.mark.thorough
 def test_a_server_that_dies_awake_or_frozen_is_back_when_it_is_asked(start, tmp_path):
     muxd = start(models(tmp_path))
     text = muxd.ask("frozen")
@@ -138,6 +141,7 @@ def test_a_container_is_ended_in_its_turn_and_when_its_client_or_muxd_was_killed
         muxd.stop()
 
 
+@pytest.mark.thorough
 def test_a_server_is_frozen_only_after_its_last_answer(start, tmp_path):
     muxd = start(models(tmp_path))
     with ThreadPoolExecutor(1) as other, muxd.stream("frozen", max_tokens=1500) as lines:

@@ -72,6 +72,7 @@ def stranger(muxd, gib: int) -> Iterator[int]:
         process.kill()
 
 
+@pytest.mark.thorough
 def test_what_a_stranger_holds_is_named_and_kept_clear_of_until_it_leaves(start):
     muxd = start(models(large=(28, 11), huge=(58, 11)))
     muxd.ask("large")
@@ -106,6 +107,7 @@ def test_models_that_any_gpu_will_do_for_are_spread_and_shown_where_they_are(sta
     assert {name: muxd.status(name)["state"] for name in ("large", "huge")} == {"large": "ready", "huge": "asleep"}
 
 
+@pytest.mark.thorough
 def test_a_reload_takes_another_budget_over(start):
     muxd = start(models(large=(28, 11), small=(18, 11)))
     for name in ("large", "small"):
@@ -145,6 +147,7 @@ def test_who_does_not_fit_beside_a_pinned_model_is_told_so_at_once(start):
     assert (muxd.state("large"), muxd.state("middle")) == ("ready", "unloaded")
 
 
+@pytest.mark.thorough
 def test_models_without_sizes_that_were_measured_to_fit_wake_beside_each_other(start):
     """Each is loaded alone, as nobody knows what it takes; once it has served and slept, muxd knows."""
     tables = (

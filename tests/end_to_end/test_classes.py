@@ -3,6 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
+import pytest
+
 from .conftest import two_models
 from .muxd import eventually
 
@@ -44,6 +46,7 @@ def test_a_class_that_there_is_not_is_refused(start):
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_class")
 
 
+@pytest.mark.thorough
 def test_a_greedy_key_does_not_keep_out_another_one_and_batch_comes_last(start):
     slow = two_models(alpha_keys="concurrency_limit = 1").replace("load_time = 0.3", "load_time = 4")
     muxd = start(slow + KEYS)  # while it loads, they line up

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from .conftest import QUICK
 from .muxd import eventually
 from .test_orders import order
@@ -42,6 +44,7 @@ def test_two_whose_weights_fit_share_the_room_of_their_caches_in_turn(start):
     assert 'muxd_switches_total{from="alpha",level="0",to="beta"} 2.0' in counted
 
 
+@pytest.mark.thorough
 def test_a_sleeper_whose_weights_are_in_the_way_goes_deeper_and_answers_right_from_there(start):
     muxd = start(models(alpha=(30, 10), beta=(40, 30)))
     texts = {"alpha": muxd.ask("alpha")}
@@ -53,6 +56,7 @@ def test_a_sleeper_whose_weights_are_in_the_way_goes_deeper_and_answers_right_fr
     assert {name: muxd.ask(name) for name in texts} == texts
 
 
+@pytest.mark.thorough
 def test_an_operator_puts_a_sleeper_deeper_step_by_step_and_never_back(start):
     muxd = start(models(alpha=(30, 10)))
     text = muxd.ask("alpha")
@@ -67,6 +71,7 @@ def test_an_operator_puts_a_sleeper_deeper_step_by_step_and_never_back(start):
     assert muxd.ask("alpha") == text
 
 
+@pytest.mark.thorough
 def test_a_sleeper_at_level_0_that_is_killed_gives_its_weights_back_before_another_one_comes(start):
     muxd = start(models(alpha=(30, 10), beta=(60, 15)))
     muxd.ask("alpha")

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.ports import free_port
+from tests.seeds import thorough
 
 from .conftest import two_models
 from .muxd import chat_body, eventually
@@ -93,6 +94,7 @@ def squatting(*ports: int) -> Iterator[Counter[str]]:
 # muxd itself
 
 
+@pytest.mark.thorough
 def test_a_killed_muxd_leaves_streams_running_and_its_successor_never_makes_a_second_copy(start):
     muxd = start(proxy="managed = false", daemon='on_crash = "stop"')
     proxy = muxd.start_proxy()
@@ -115,6 +117,7 @@ def test_a_killed_muxd_leaves_streams_running_and_its_successor_never_makes_a_se
     assert proxy.wait(10) == 0
 
 
+@pytest.mark.thorough
 def test_a_call_under_way_is_in_the_state_file_before_it_is_answered(start):
     muxd = start(two_models(alpha='faults = ["hang-on=release"]'))
     muxd.ask("alpha")
@@ -154,7 +157,7 @@ def test_what_a_dead_proxy_had_not_accepted_is_answered_by_its_successor(start):
         assert {each.makefile("rb").readline() for each in asked} == {b"HTTP/1.1 200 OK\r\n"}
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "upgrade"])
+@pytest.mark.parametrize("how", ["SIGKILL", *thorough("SIGTERM", "upgrade")])
 def test_at_20_requests_a_second_another_proxy_refuses_nobody_and_a_killed_one_loses_only_what_it_had(start, how):
     muxd = start()
     muxd.ask("alpha")
@@ -241,6 +244,7 @@ def test_a_second_muxd_is_refused_and_told_who_is_first(shared):
     assert muxd.ask("alpha"), "the first is not disturbed"
 
 
+@pytest.mark.thorough
 def test_muxctl_says_that_muxd_is_not_running_and_shows_its_logs_all_the_same(start):
     muxd = start()
     muxd.ask("alpha")
@@ -262,6 +266,7 @@ main()
 """
 
 
+@pytest.mark.thorough
 def test_an_exit_with_living_processes_is_no_success(start):
     muxd = start()
     muxd.stop()
@@ -276,6 +281,7 @@ def test_an_exit_with_living_processes_is_no_success(start):
     assert "stopped" not in said
 
 
+@pytest.mark.thorough
 def test_a_script_that_begins_with_pkill_python_does_not_end_muxd_or_its_proxy(start):
     muxd = start()
     eventually(lambda: muxd.health()["muxd"] == "connected", "the proxy is up")

@@ -7,6 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.seeds import thorough
+
 from .conftest import two_models
 from .muxd import Muxd, chat_body, eventually
 from .test_adoption import STREAMS, Streams, pids
@@ -87,7 +89,7 @@ def test_a_muxd_that_would_not_start_is_not_gone_to(muxd: Muxd) -> None:
     assert muxd.ask("beta")
 
 
-@pytest.mark.parametrize("place", ["state", "muxd.sock"])
+@pytest.mark.parametrize("place", ["state", *thorough("muxd.sock")])
 def test_an_upgrade_to_where_it_would_not_find_what_runs_is_refused(muxd: Muxd, place: str) -> None:
     """It would start every model a second time beside the first."""
     before = pids(muxd)
@@ -99,6 +101,7 @@ def test_an_upgrade_to_where_it_would_not_find_what_runs_is_refused(muxd: Muxd, 
     assert muxd.ask("beta")
 
 
+@pytest.mark.thorough
 def test_it_ends_alone_and_the_next_one_takes_over_what_served_on(muxd: Muxd) -> None:
     before = pids(muxd)
     streams = Streams(muxd, "alpha", 8, 3000)
@@ -114,6 +117,7 @@ def test_it_ends_alone_and_the_next_one_takes_over_what_served_on(muxd: Muxd) ->
     assert pids(muxd) == before
 
 
+@pytest.mark.thorough
 def test_a_worker_that_ends_after_an_upgrade_is_reaped_and_started_again(muxd: Muxd) -> None:
     assert muxd.muxctl("upgrade").returncode == 0
     before = pids(muxd)
@@ -128,6 +132,7 @@ def test_a_worker_that_ends_after_an_upgrade_is_reaped_and_started_again(muxd: M
     eventually(lambda: not zombies(), "no zombie is left of it")
 
 
+@pytest.mark.thorough
 def test_an_upgrade_to_another_proxy_refuses_nobody_and_cuts_no_stream(muxd: Muxd) -> None:
     """Its settings differ here, as its version would: new processes serve while the old ones finish."""
     before, over, said = pids(muxd), threading.Event(), []
@@ -160,6 +165,7 @@ def test_an_upgrade_to_another_proxy_refuses_nobody_and_cuts_no_stream(muxd: Mux
     assert pids(muxd) == after, "it goes on by its other name"
 
 
+@pytest.mark.thorough
 def test_streams_of_replaced_proxies_go_on_over_further_upgrades_and_a_kill(muxd: Muxd) -> None:
     """Two former proxies have streams at the same time, beside the one that serves."""
     muxd.config.write_text(muxd.config.read_text().replace('shutdown_timeout = "5s"', 'shutdown_timeout = "60s"'))

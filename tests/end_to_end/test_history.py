@@ -6,6 +6,7 @@ import threading
 from contextlib import suppress
 
 import httpx
+import pytest
 
 from .conftest import two_models
 from .muxd import Muxd, eventually
@@ -34,6 +35,7 @@ def total(muxd: Muxd, model: str) -> float:
     return sum(rate or 0 for rate in told(muxd, "/v1/series")["models"][model]["tokens_per_s"])
 
 
+@pytest.mark.thorough
 def test_tokens_add_up_over_switches_with_and_without_usage_and_outlast_muxd(start):
     muxd = start(MODELS)
     given = {"alpha": 0, "beta": 0}

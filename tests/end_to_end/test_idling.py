@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from .conftest import two_models
 from .muxd import eventually
 
@@ -26,6 +28,7 @@ def test_an_idle_model_goes_down_its_ladder_and_answers_again_from_its_end(start
     assert muxd.ask("alpha") == text
 
 
+@pytest.mark.thorough
 def test_scrapes_and_probes_are_no_use(start):
     muxd = start(two_models(alpha_keys='idle_timeout = "1s"'))
     muxd.ask("alpha")
@@ -57,6 +60,7 @@ def test_the_default_model_comes_back_when_nothing_else_is_wanted(start):
     assert muxd.state("beta") == "asleep"
 
 
+@pytest.mark.thorough
 def test_a_held_model_leaves_for_nobody_until_its_time_and_across_a_restart_of_muxd(start):
     muxd = start()
     held = muxd.muxctl("hold", "alpha", "--for", "1h")
@@ -76,6 +80,7 @@ def test_a_held_model_leaves_for_nobody_until_its_time_and_across_a_restart_of_m
     assert (again.returncode, "no operator holds alpha" in again.stderr) == (3, True)
 
 
+@pytest.mark.thorough
 def test_a_hold_ends_by_itself(start):
     muxd = start()
     lines = muxd.control("POST", "/v1/models/alpha/hold", {"for_s": 0.7}).text.splitlines()

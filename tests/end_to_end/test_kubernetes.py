@@ -140,6 +140,7 @@ def test_pods_come_and_go_and_no_request_is_lost(api, pods, model, start):
     assert set(api.asked) == {"/api/v1/namespaces/llm/pods", "watch /api/v1/namespaces/llm/pods"}
 
 
+@pytest.mark.thorough
 def test_while_no_pod_is_left_a_request_waits_and_is_answered_by_the_next_one(api, pods, model, start):
     api.put("one", pods.addresses["one"], QWEN)
     muxd = start(model())
@@ -155,6 +156,7 @@ def test_while_no_pod_is_left_a_request_waits_and_is_answered_by_the_next_one(ap
     assert pods.chats("two") == 1
 
 
+@pytest.mark.thorough
 def test_a_watch_that_ends_is_taken_up_where_it_was(api, pods, model, start):
     api.put("one", pods.addresses["one"], QWEN)
     muxd = start(model())
@@ -171,6 +173,7 @@ def test_a_watch_that_ends_is_taken_up_where_it_was(api, pods, model, start):
     assert {path.partition(" ")[0] for path in api.asked[before:]} == {"watch"}, "nothing is listed again"
 
 
+@pytest.mark.thorough
 def test_without_its_api_server_the_router_keeps_the_pods_that_it_knows(api, pods, model, start):
     for name, address in pods.addresses.items():
         api.put(name, address, QWEN)
@@ -186,6 +189,7 @@ def test_without_its_api_server_the_router_keeps_the_pods_that_it_knows(api, pod
     assert muxd.state("qwen") == "ready"
 
 
+@pytest.mark.thorough
 def test_changes_that_are_forgotten_cost_no_pod_that_is_known(api, pods, model, start):
     api.put("one", pods.addresses["one"], QWEN)
     muxd = start(model())
@@ -207,6 +211,7 @@ def why_it_failed(muxd: Muxd, word: str) -> str:
     return str(eventually(reason, f"it fails, and says {word}", 60))
 
 
+@pytest.mark.thorough
 def test_labels_that_no_pod_has_are_named(api, pods, model, start):
     api.put("one", pods.addresses["one"], {"app": "gwen"})
     api.put("loading", pods.addresses["two"], QWEN, ready=False)
@@ -218,6 +223,7 @@ def test_labels_that_no_pod_has_are_named(api, pods, model, start):
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "remote_silent")
 
 
+@pytest.mark.thorough
 def test_an_api_server_that_cannot_be_reached_is_named(api, model, start):
     table = model("5s")
     api.stop()
@@ -226,6 +232,7 @@ def test_an_api_server_that_cannot_be_reached_is_named(api, model, start):
     assert "correct KUBECONFIG" in reason
 
 
+@pytest.mark.thorough
 def test_prefill_and_decode_are_found_by_selectors_of_their_own(api, pods, model, start):
     muxd = start(model(prefill_selector={"role": "prefill"}, decode_selector={"role": "decode"}))
     api.put("one", pods.addresses["one"], {"role": "prefill"}, bootstrap_port="8998")

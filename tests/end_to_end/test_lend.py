@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import pytest
+
 from .conftest import two_models
 from .muxd import Muxd, eventually
 from .test_idling import error_of
@@ -71,6 +73,7 @@ def test_a_command_has_the_gpu_while_models_sleep_and_what_waited_comes_back(sta
     assert loans(muxd) == []
 
 
+@pytest.mark.thorough
 def test_the_exit_status_is_the_commands_and_the_models_come_back_by_themselves(start):
     muxd = start()
     muxd.ask("beta")
@@ -79,6 +82,7 @@ def test_the_exit_status_is_the_commands_and_the_models_come_back_by_themselves(
     eventually(lambda: muxd.state("beta") == "ready", "it is back")
 
 
+@pytest.mark.thorough
 def test_a_crash_of_muxd_changes_nothing_for_the_borrower(start):
     muxd = start()
     muxd.ask("alpha")
@@ -95,6 +99,7 @@ def test_a_crash_of_muxd_changes_nothing_for_the_borrower(start):
         assert muxd.ask("alpha").startswith("org/alpha")
 
 
+@pytest.mark.thorough
 def test_a_borrower_outlives_its_muxctl_and_the_loan_lasts_as_long_as_any_process_of_it(start):
     muxd = start()
     with lending(muxd, "0", "--", "sh", "-c", "sleep 60 & wait") as lender:
@@ -118,6 +123,7 @@ def test_a_preemptible_borrower_is_ended_for_a_request_that_waits(start):
         assert "the GPU is wanted back: a request waits for alpha" in lender.stderr.read()
 
 
+@pytest.mark.thorough
 def test_a_loan_has_a_time_also_where_no_muxctl_is_left(start):
     muxd = start()
     with lending(muxd, "0", "--for", "3s", "--", "sleep", "60") as lender:
@@ -127,6 +133,7 @@ def test_a_loan_has_a_time_also_where_no_muxctl_is_left(start):
         eventually(lambda: loans(muxd) == [], "muxd itself has ended the command")
 
 
+@pytest.mark.thorough
 def test_a_gpu_with_a_pinned_model_and_one_that_is_not_there_are_not_lent(start):
     muxd = start(two_models(alpha_keys="pinned = true"))
     muxd.ask("alpha")
@@ -138,6 +145,7 @@ def test_a_gpu_with_a_pinned_model_and_one_that_is_not_there_are_not_lent(start)
     assert refused.returncode == 3
 
 
+@pytest.mark.thorough
 def test_all_models_sleep_for_a_while_across_a_restart_of_muxd_and_then_come_back(start):
     muxd = start(two_models(alpha_keys="pinned = true"))
     text = muxd.ask("alpha")

@@ -60,6 +60,7 @@ def test_the_metrics_of_two_awake_engines_are_one_page(start):
     assert scrape.all("muxd_engine_scrape_failures_total") == {("alpha",): 0, ("beta",): 0}
 
 
+@pytest.mark.thorough
 def test_a_busy_scraper_does_not_hold_up_a_switch(start):
     muxd = start(proxy=ALONE)
     muxd.switch("alpha")

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 
+import pytest
+
 from .muxd import Muxd, assert_never_two_awake, eventually, until_cut
 
 
@@ -17,6 +19,7 @@ def refusal(muxd: Muxd, model: str) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
+@pytest.mark.thorough
 def test_a_stopped_model_stays_down_across_a_restart_of_muxd(start: Callable[..., Muxd]) -> None:
     muxd = start()
     muxd.ask("alpha")

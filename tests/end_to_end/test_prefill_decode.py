@@ -90,6 +90,7 @@ def test_a_half_that_dies_is_named_and_its_requests_are_asked_again_not_left_to_
     assert status["last_exit"] is not None
 
 
+@pytest.mark.thorough
 def test_a_half_that_cannot_come_refuses_requests_with_its_name(tmp_path):
     broken = MODELS.replace('policy = "cache_aware" }', 'policy = "cache_aware", args = ["--fault", "oom-text"] }')
     broken = broken.replace("restart_limit = 99", "restart_limit = 1")
@@ -99,6 +100,7 @@ def test_a_half_that_cannot_come_refuses_requests_with_its_name(tmp_path):
         assert "split/prefill-0" in answer.text
 
 
+@pytest.mark.thorough
 def test_both_give_way_together(muxd):
     text = muxd.ask("split")
     muxd.ask("solo")

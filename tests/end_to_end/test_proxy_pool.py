@@ -19,6 +19,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.seeds import thorough
+
 from .conftest import two_models
 from .muxd import Muxd, chat_body, eventually
 
@@ -96,6 +98,7 @@ def test_each_process_serves_and_whoever_is_scraped_tells_the_sum(start: Callabl
     assert set(re.findall(r"^(muxd-proxy-\d): ", said, re.MULTILINE)) == set(logs)
 
 
+@pytest.mark.thorough
 def test_the_count_of_a_killed_process_stays_in_the_sum(start: Callable[..., Muxd]) -> None:
     muxd = started(start)
     assert {asked(muxd) for _ in range(40)} == {200}
@@ -109,6 +112,7 @@ def test_the_count_of_a_killed_process_stays_in_the_sum(start: Callable[..., Mux
     assert total(httpx.get(f"{muxd.url}/metrics", timeout=30).text, "muxd_requests_total") == 40
 
 
+@pytest.mark.thorough
 def test_a_keys_rate_is_exact_over_all_processes(start: Callable[..., Muxd]) -> None:
     secret = "sk-limited"
     digest = hashlib.sha256(secret.encode()).hexdigest()
@@ -167,6 +171,7 @@ def test_the_death_of_one_refuses_nobody_and_loses_only_what_it_had(start: Calla
     assert found["200"] > 300
 
 
+@pytest.mark.thorough
 def test_all_are_taken_over_from_a_killed_muxd(start: Callable[..., Muxd]) -> None:
     muxd = started(start)
     muxd.ask("alpha")
@@ -180,6 +185,7 @@ def test_all_are_taken_over_from_a_killed_muxd(start: Callable[..., Muxd]) -> No
     assert {asked(muxd) for _ in range(30)} == {200}
 
 
+@pytest.mark.thorough
 def test_one_that_died_with_muxd_is_started_beside_the_others(start: Callable[..., Muxd]) -> None:
     muxd = started(start)
     muxd.ask("alpha")
@@ -235,7 +241,7 @@ concurrency_limit = {limit}
 """
 
 
-@pytest.mark.parametrize("limit", [2, 5])  # fewer places than processes, and more
+@pytest.mark.parametrize("limit", [2, *thorough(5)])  # fewer places than processes, and more
 def test_a_concurrency_limit_is_exact_over_all_processes_also_when_one_dies(
     start: Callable[..., Muxd], tmp_path: Path, limit: int
 ) -> None:
@@ -280,6 +286,7 @@ def children_of(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.thorough
 def test_a_proxy_that_is_a_service_of_its_own_has_several_processes_too(start: Callable[..., Muxd]) -> None:
     muxd = start(two_models(), proxy="managed = false\nprocesses = 2")
     proxy = muxd.start_proxy()
@@ -302,6 +309,7 @@ def test_a_proxy_that_is_a_service_of_its_own_has_several_processes_too(start: C
     assert "muxd-proxy-2 was killed by SIGKILL: starting it again" in muxd.log
 
 
+@pytest.mark.thorough
 def test_one_that_is_told_to_stop_loses_nothing(start: Callable[..., Muxd]) -> None:
     """As when it is to be replaced: it finishes what it has, and what comes meanwhile waits for its successor."""
     muxd = started(start)
@@ -316,6 +324,7 @@ def test_one_that_is_told_to_stop_loses_nothing(start: Callable[..., Muxd]) -> N
     eventually(lambda: living(muxd) == PROCESSES, "all of them serve")
 
 
+@pytest.mark.thorough
 def test_an_upgrade_of_muxd_keeps_every_process_and_refuses_nobody(start: Callable[..., Muxd]) -> None:
     muxd = started(start)
     assert {asked(muxd) for _ in range(40)} == {200}
@@ -339,6 +348,7 @@ def test_an_upgrade_of_muxd_keeps_every_process_and_refuses_nobody(start: Callab
     assert set(ends) == {200}
 
 
+@pytest.mark.thorough
 def test_replaced_processes_are_taken_over_from_a_killed_muxd_with_their_sockets(start: Callable[..., Muxd]) -> None:
     """Their children have other names than the first ones had; clients would hang at a socket that is in no process."""
     muxd = started(start)

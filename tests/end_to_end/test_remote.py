@@ -123,6 +123,7 @@ def test_two_servers_one_of_them_behind_a_unix_socket_answer_and_one_that_goes_i
         eventually(lambda: muxd.ask("far") == text and one.chats() > seen, "it answers again")
 
 
+@pytest.mark.thorough
 def test_while_no_server_answers_a_request_waits_and_is_answered_once_one_does(servers, start):
     one, two = servers
     two.stop()
@@ -138,6 +139,7 @@ def test_while_no_server_answers_a_request_waits_and_is_answered_once_one_does(s
     assert said == [text]
 
 
+@pytest.mark.thorough
 def test_servers_behind_unix_sockets_are_added_and_removed_at_run_time_with_the_same_router(servers, tmp_path, start):
     one, two = servers
     first, second = tmp_path / "one.sock", tmp_path / "two.sock"
@@ -161,6 +163,7 @@ def test_servers_behind_unix_sockets_are_added_and_removed_at_run_time_with_the_
         assert muxd.status("far")["pid"] == router
 
 
+@pytest.mark.thorough
 def test_another_muxd_is_a_server_like_any_other(tmp_path):
     pretend = f'[models.far]\nengine = "simulator"\nsimulation = {{ {QUICK} }}\n'
     with contextlib.ExitStack() as stack:

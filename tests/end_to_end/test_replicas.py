@@ -115,6 +115,7 @@ def test_logs_are_those_of_each_worker_or_of_all_with_their_names(muxd):
     muxd.start_again()
 
 
+@pytest.mark.thorough
 def test_a_reload_changes_the_number_of_replicas(start):
     muxd = start(MODELS)
     muxd.ask("pair")
@@ -128,6 +129,7 @@ def test_a_reload_changes_the_number_of_replicas(start):
     assert muxd.ask("pair")
 
 
+@pytest.mark.thorough
 def test_the_next_muxd_goes_on_with_every_worker_that_a_killed_one_has_left(start):
     muxd = start(MODELS)
     muxd.ask("pair")

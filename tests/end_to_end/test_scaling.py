@@ -69,6 +69,7 @@ def steps(muxd: Muxd, model: str) -> list[dict[str, Any]]:
     return [event for event in events if event["type"] == "scaled" and event["model"] == model]
 
 
+@pytest.mark.thorough
 def test_from_none_to_two_and_to_none_again_by_load_with_no_request_refused(muxd):
     text = muxd.ask("pool", max_tokens=40)  # an answer at temperature 0 is the same from every replica
     first = router_pid(muxd, "pool")

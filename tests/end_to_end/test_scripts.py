@@ -94,6 +94,7 @@ def test_an_interrupt_at_the_terminal_ends_who_is_awake_and_who_sleeps(start, tm
     assert not muxd.left_behind()
 
 
+@pytest.mark.thorough
 def test_a_script_that_never_ends_leaves_nothing_behind_either(start, tmp_path):
     muxd = start(write(tmp_path, "alpha", ENDLESS["others beside it"]))
     muxd.until_state("alpha", "ready")
@@ -102,6 +103,7 @@ def test_a_script_that_never_ends_leaves_nothing_behind_either(start, tmp_path):
     assert not muxd.left_behind()
 
 
+@pytest.mark.thorough
 def test_a_stop_while_a_server_loads_leaves_nothing_behind(start, tmp_path):
     slow = SHAPES["no exec"].replace('"${SERVER[@]}"', '"${SERVER[@]}" --load-time 60')
     muxd = start(write(tmp_path, "alpha", slow), "--log-dir", "logs")
@@ -113,6 +115,7 @@ def test_a_stop_while_a_server_loads_leaves_nothing_behind(start, tmp_path):
     assert not muxd.left_behind()
 
 
+@pytest.mark.thorough
 def test_a_server_that_its_script_starts_again_by_itself_is_ended_and_started_by_muxd(tmp_path):
     write(tmp_path, "alpha", ENDLESS["it is kept up"])
     table = '[models.alpha]\nscript = "alpha.sh"\ngpus = [0]\npreload = true\n'
@@ -135,6 +138,7 @@ def server_of(muxd: Muxd, name: str, shell: int) -> int:
     return next(iter(sorted(lines)))
 
 
+@pytest.mark.thorough
 def test_keys_that_scripts_give_their_servers_are_used(start, tmp_path):
     body = 'exec "${SERVER[@]}" --enable-memory-saver --api-key open-sesame --admin-api-key shut-sesame'
     muxd = once_loaded(start(*two(tmp_path, body), "--upstream-timeout-secs", "30"))
@@ -157,6 +161,7 @@ def test_the_flags_of_sglangmux_mean_what_they_mean_there(start, tmp_path):
     assert {path.name for path in (tmp_path / "their-logs").glob("alpha.*")} == {"alpha.stdout.log", "alpha.stderr.log"}
 
 
+@pytest.mark.thorough
 def test_a_script_that_was_edited_is_run_anew_by_a_reload_and_the_other_is_left_alone(start, tmp_path):
     scripts = two(tmp_path, SHAPES["exec"])
     muxd = start(*scripts)
@@ -172,6 +177,7 @@ def test_a_script_that_was_edited_is_run_anew_by_a_reload_and_the_other_is_left_
     assert b"MARK=new" in Path(f"/proc/{muxd.worker('alpha')['launcher']}/environ").read_bytes()
 
 
+@pytest.mark.thorough
 def test_scripts_beside_a_configuration_and_in_it(tmp_path):
     """[models.legacy] has a script; another comes on the command line; a simulated model is beside them."""
     port = free_port()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
+from tests.seeds import thorough
 
 from .muxd import Muxd, assert_never_two_awake, eventually
 from .scripts import Scripts
@@ -39,7 +40,7 @@ HIDDEN = {
 WORDS = "--model-path org/hidden --served-model-name h --port {port} --enable-memory-saver"
 
 
-@pytest.mark.parametrize("text", ["a text that is evaluated", "a program"])
+@pytest.mark.parametrize("text", ["a program", *thorough("a text that is evaluated")])
 def test_name_port_and_level_of_a_script_that_does_not_say_them_are_those_of_its_server(start, tmp_path, text):
     write(tmp_path, "words", WORDS)
     (tmp_path / "words.sh").rename(tmp_path / "words")
@@ -54,6 +55,7 @@ def test_name_port_and_level_of_a_script_that_does_not_say_them_are_those_of_its
     assert muxd.ask("alpha") == muxd.ask("org/hidden")
 
 
+@pytest.mark.thorough
 def test_what_was_seen_is_known_to_the_next_muxd_before_anything_runs(start, tmp_path):
     write(tmp_path, "alpha", HIDDEN["a function"])
     models = '[models.alpha]\nscript = "alpha.sh"\n'
@@ -105,6 +107,7 @@ def test_two_servers_of_one_script_are_told_and_none_is_served(start, tmp_path):
     assert not [line for line in muxd.processes().values() if "muxd.simulator" in line]
 
 
+@pytest.mark.thorough
 def test_scripts_of_the_command_line_share_every_gpu_until_both_were_seen(start, tmp_path):
     scripts = [
         write(tmp_path, name, f"{{server}} --model-path org/{name} --port {{port}}") for name in ("alpha", "beta")

@@ -133,6 +133,7 @@ decode = {{ replicas = 2, policy = "power_of_two" }}
 """
 
 
+@pytest.mark.thorough
 def test_every_policy_serves_from_the_first_replica_or_the_first_of_each_half_on(start: Callable[..., Muxd]):
     muxd = start(POLICIES)
     for model in ("by_lot", "of_two", "halves"):

@@ -169,6 +169,7 @@ def test_a_host_that_is_drained_costs_no_request_and_has_its_part_again_when_it_
         eventually(lambda: left.answered > before + 5, "the host that is back has its part")
 
 
+@pytest.mark.thorough
 def test_a_host_that_crashes_costs_what_it_had_in_flight_at_most_and_has_its_part_again(hosts):
     front, left, right = hosts
     text = front.ask("qwen", max_tokens=30)

@@ -51,6 +51,7 @@ def test_a_model_is_validated_and_muxd_is_gone_again(muxd, tmp_path):
     assert not (tmp_path / "muxd.sock").exists()
 
 
+@pytest.mark.thorough
 def test_verbose_shows_muxds_own_log(muxd):
     process = muxd("--validate", "alpha", "--levels", "1", "--verbose")
     _, err = process.communicate(timeout=DEADLINE)
@@ -58,6 +59,7 @@ def test_verbose_shows_muxds_own_log(muxd):
     assert "muxd.supervisor.commands: alpha: " in err
 
 
+@pytest.mark.thorough
 def test_a_level_that_fails_is_status_1(muxd):
     process = muxd(
         "--validate", "alpha", "--levels", "2", models=two_models(alpha='faults = ["wake-wrong"]', levels=(2, 2))

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from muxd.saved_state import LearnedRecord
 
 from .conftest import QUICK, two_models
@@ -52,6 +54,7 @@ def test_a_level_that_gives_back_other_weights_fails_and_the_next_is_tried(start
     assert (done.returncode, done.stderr) == (1, "muxctl: alpha failed at level 2\n")
 
 
+@pytest.mark.thorough
 def test_one_that_slept_and_wakes_without_a_proof_is_held_against_what_one_says_that_was_loaded(start):
     muxd = start(two_models(alpha='faults = ["wake-wrong"]', alpha_keys="wake_proof = false", levels=(2, 2)))
     muxd.ask("alpha")
@@ -60,6 +63,7 @@ def test_one_that_slept_and_wakes_without_a_proof_is_held_against_what_one_says_
     assert [(c["passed"], c["identical"]) for c in cycles] == [(False, False)]
 
 
+@pytest.mark.thorough
 def test_levels_that_the_server_cannot_be_launched_for_fail_and_the_model_serves_on_as_configured(start):
     muxd = start(two_models(alpha='faults = ["lacks=memory-saver"]', levels=(3, 2)))
     text = muxd.ask("alpha")
@@ -69,6 +73,7 @@ def test_levels_that_the_server_cannot_be_launched_for_fail_and_the_model_serves
     assert muxd.ask("alpha") == text
 
 
+@pytest.mark.thorough
 def test_clients_wait_and_are_answered_and_so_is_a_switch_to_another_model(start):
     muxd = start()
     text = muxd.ask("alpha")
@@ -95,6 +100,7 @@ def test_clients_wait_and_are_answered_and_so_is_a_switch_to_another_model(start
     assert moves[-1][0] == "beta", "it came when the validation was over"
 
 
+@pytest.mark.thorough
 def test_who_ordered_it_goes_and_the_model_serves_as_configured(start):
     muxd = start(models(alpha=(30, 10)))
     text = muxd.ask("alpha")
@@ -107,6 +113,7 @@ def test_who_ordered_it_goes_and_the_model_serves_as_configured(start):
     assert "--enable-weights-cpu-backup" not in muxd.processes()[muxd.status("alpha")["pid"]]
 
 
+@pytest.mark.thorough
 def test_every_replica_is_validated(start):
     table = f"[models.pair]\nengine = 'simulator'\ngpus = [0, 1]\nreplicas = 2\nsimulation = {{ {QUICK} }}\n"
     muxd = start(table)
@@ -122,6 +129,7 @@ def first_eta(muxd, model):
     return json.loads(muxd.control("POST", f"/v1/models/{model}/switch").text.splitlines()[0])["eta_s"]
 
 
+@pytest.mark.thorough
 def test_what_was_measured_outlasts_muxd_until_the_model_is_another_one(start):
     muxd = start(models(alpha=(30, 10)), daemon='on_crash = "stop"')
     (cycle,), _ = validated(muxd, "alpha", levels=[2], cycles=1)

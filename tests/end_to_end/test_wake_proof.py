@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.seeds import seeds
+from tests.seeds import seeds, thorough
 
 from .conftest import two_models
 from .muxd import Muxd, assert_never_two_awake
@@ -24,7 +24,7 @@ def codes(muxd: Muxd, model: str) -> list[str]:
     return [each["code"] for each in map(json.loads, lines) if each.get("model") == model and "code" in each]
 
 
-@pytest.mark.parametrize(("level", "instead"), [(2, 1), (1, 3), (0, 3)])
+@pytest.mark.parametrize(("level", "instead"), [(2, 1), *thorough((1, 3), (0, 3))])
 def test_no_client_gets_a_wrong_answer_and_after_two_wrong_wakes_it_sleeps_otherwise(
     start: Callable[..., Muxd], level: int, instead: int
 ) -> None:
@@ -59,6 +59,7 @@ def test_a_single_wrong_wake_costs_one_cold_start(start: Callable[..., Muxd], tm
     assert_never_two_awake(muxd.moves())
 
 
+@pytest.mark.thorough
 def test_without_the_proof_a_wrong_wake_is_served(start: Callable[..., Muxd]) -> None:
     muxd = start(faulty(keys="wake_proof = false"))
     text = muxd.ask("alpha")
@@ -67,6 +68,7 @@ def test_without_the_proof_a_wrong_wake_is_served(start: Callable[..., Muxd]) ->
     assert codes(muxd, "alpha") == []
 
 
+@pytest.mark.thorough
 def test_fifty_wakes_of_each_are_believed_and_counted_for_nobody(start: Callable[..., Muxd]) -> None:
     """No false alarm, and no request, token or lease of a proof's in what is told of clients; see tests/seeds."""
     wakes = len(seeds(0, 50))
