@@ -50,10 +50,12 @@ memory = { weights = "40GiB", kv = "16GiB", overhead = "512MiB" }
 simulation = { load_time = 0.3, sleep_time = 0.02, wake_time = 0.05, token_rate = 200, batch_slots = 32, pace = 0.02 }
 """ + "".join(f"[models.{name}]\nsleep_level = {level}\n" for name, level in LEVELS.items())
 
-#: What a request may say that failed of a fault: an error of muxd's own, or a connection that is gone.
+#: What a request may say that failed of a fault: an error of muxd's own, also as a stream's last event, or a connection
+#: that is gone.
 FAILED = re.compile(
-    r"'(code|type)': '|APIConnectionError|curl ended with (7|18|22|52|56)|peer closed|RemoteProtocolError|ReadError"
-    r"|worker_|the stream told no usage|the stream was cut|InternalServerError|Connection error"
+    r"'(code|type)': '|^APIError [a-z_]+: |APIConnectionError|curl ended with (7|18|22|52|56)|peer closed"
+    r"|RemoteProtocolError|ReadError|worker_|the stream told no usage|the stream was cut|InternalServerError"
+    r"|Connection error"
 )
 
 
