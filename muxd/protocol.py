@@ -77,6 +77,7 @@ class LeaseDemand(Struct, frozen=True, omit_defaults=True):
     waiting: tuple[WaitingRequests, ...] = ()
     places: Count = 0  # that it uses: those that it has, or more while as many requests are still at the worker
     deal: Annotated[int, Meta(ge=0)] = 0  # of which muxd has told last
+    batch: Count = 0  # so many of those in flight
 
 
 # What a proxy says

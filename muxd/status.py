@@ -49,6 +49,8 @@ def model_status(group: GroupView, runners: Mapping[str, Runner], wanted: Model 
         "generation": group.generation,
         "in_flight": group.in_flight,
         "waiting": group.waiting,
+        "in_flight_batch": group.in_flight_batch,
+        "waiting_batch": group.waiting_batch,
         "oldest_wait_s": seconds(group.oldest_wait),
         "unused_s": seconds(group.unused_for),
         "leases": group.leases,

@@ -138,14 +138,17 @@ def _one_of_several(worker: dict[str, Any]) -> str:
 
 
 def _requests(model: Model) -> str:
-    return f"{model['in_flight']} in flight, {model['waiting']} waiting{_wait(model)}; leases held: {model['leases']}"
+    batch = model.get("in_flight_batch")  # an older muxd tells none
+    in_flight = f"{model['in_flight']} in flight{f' ({batch} batch)' if batch else ''}"
+    return f"{in_flight}, {model['waiting']} waiting{_wait(model)}; leases held: {model['leases']}"
 
 
 def _wait(model: Model) -> str:
     if not model["waiting"]:
         return ""
     oldest, limit = model["oldest_wait_s"], model.get("switch_timeout_s")
-    parts = [f"the oldest for {duration(oldest)}"] if oldest is not None else []
+    parts = [f"{model['waiting_batch']} batch"] if model.get("waiting_batch") else []
+    parts += [f"the oldest for {duration(oldest)}"] if oldest is not None else []
     parts += [f"each at most {duration(limit)}"] if limit is not None else []
     return f" ({', '.join(parts)})" if parts else ""
 

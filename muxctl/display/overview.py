@@ -211,14 +211,20 @@ def _row(model: Model, columns: Sequence[str], text: str = "") -> tuple[str, ...
         "SINCE": duration(model["since_s"]),
         "GPU": ",".join(map(str, model["gpus"])) or anywhere(model) or "-",
         "GIB": _held(model),
-        "IN-FLIGHT": str(model["in_flight"]),
-        "WAITING": str(model["waiting"]),
+        "IN-FLIGHT": _by_class(model, "in_flight"),
+        "WAITING": _by_class(model, "waiting"),
         "TOK/S": "-" if model.get("tokens_per_s") is None else f"{model['tokens_per_s']:.0f}",
         "USED": _last_use(model),
         "RESTARTS": str(model["restarts"]),
         "NOTE": text,
     }
     return tuple(cells[column] for column in columns)
+
+
+def _by_class(model: Model, figure: str) -> str:
+    """Return how many requests of a model run or wait, and how many of them are batch, where some are."""
+    batch = model.get(f"{figure}_batch")  # an older muxd tells none
+    return f"{model[figure]} ({batch} batch)" if batch else str(model[figure])
 
 
 def _numbers(columns: Sequence[str]) -> list[int]:

@@ -112,6 +112,7 @@ class DemandReported:
     lease: int
     in_flight: int
     waiting: tuple[Waiting, ...] = ()
+    batch: int = 0  # so many of those in flight
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ class Lease:
     told: float  # when its holder last said what waits
     waiting: tuple[Waiting, ...]
     in_flight: int = 0
+    batch: int = 0  # so many of those in flight
 
     @property
     def since(self) -> float:
@@ -118,6 +119,11 @@ class Lease:
     @property
     def count(self) -> int:
         return sum(w.count for w in self.waiting)
+
+    @property
+    def batch_count(self) -> int:
+        """Return how many of those that wait are batch."""
+        return sum(w.count for w in self.waiting if w.is_batch)
 
     @property
     def weight(self) -> float:
@@ -455,6 +461,12 @@ class Group:
     @property
     def waiting_count(self) -> int:
         return sum(lease.count for lease in (*self.waiting.values(), *self.granted.values()))
+
+    @property
+    def batch_figures(self) -> tuple[int, int]:
+        """Return how many of the requests in flight, and of those that wait, are batch."""
+        leases = (*self.waiting.values(), *self.granted.values())
+        return sum(lease.batch for lease in self.granted.values()), sum(lease.batch_count for lease in leases)
 
     @property
     def in_use(self) -> bool:

@@ -580,11 +580,11 @@ class HostState:
         self._note_use(group)
         yield GrantLease(lease_id, group.url, group.generation)
 
-    def report(self, lease_id: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
+    def report(self, lease_id: int, in_flight: int, waiting: tuple[Waiting, ...], batch: int) -> None:
         lease = self.leases.get(lease_id)
         if lease is not None:
             group = self.groups[lease.group]
-            lease.in_flight, lease.waiting, lease.told = in_flight, waiting, self.now
+            lease.in_flight, lease.waiting, lease.batch, lease.told = in_flight, waiting, batch, self.now
             self._note_leases(group)
             self._note_use(group)
 
@@ -655,7 +655,7 @@ class HostState:
         group.waiting.clear()
         for lease in admitted:
             group.granted[lease.id] = lease
-            lease.in_flight, lease.waiting = lease.count, ()
+            lease.in_flight, lease.batch, lease.waiting = lease.count, lease.batch_count, ()
         self._last_grant = self.now
         self._note_leases(group)
         for lease in admitted:

@@ -77,6 +77,8 @@ class GroupView:
     is_leaving: bool  # an order takes it off its GPUs, and it does not come back by itself
     in_flight: int
     waiting: int
+    in_flight_batch: int  # so many of those in flight
+    waiting_batch: int  # likewise
     oldest_wait: float | None  # None: nobody waits
     leases: int
     members: tuple[WorkerView, ...]
@@ -148,6 +150,7 @@ class CoreView:
     def group(self, name: str, now: float) -> GroupView:
         """Return one group with what happens to it next; raises KeyError."""
         host, switching, group = self._host, self._scheduler.switching, self._host.groups[name]
+        in_flight_batch, waiting_batch = group.batch_figures
         return GroupView(
             name=name,
             state=group.state,
@@ -168,6 +171,8 @@ class CoreView:
             is_leaving=group.sent_away and not group.comes_back,
             in_flight=group.in_flight,
             waiting=group.waiting_count,
+            in_flight_batch=in_flight_batch,
+            waiting_batch=waiting_batch,
             oldest_wait=group.oldest_wait(now) if group.wanted else None,
             leases=len(group.granted),
             members=tuple(map(self._worker, group.members)),

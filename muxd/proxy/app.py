@@ -225,10 +225,11 @@ class ProxyServer:
         self.flush()
         figures = {lease.name: lease.figures() for lease in self.leases.all()}
         models = {name: (waiting, in_flight) for name, (in_flight, waiting) in figures.items()}
+        batch = {lease.name: lease.batch_figures()[::-1] for lease in self.leases.all()}
         buffered = self.front.held + self.front.heads
         dropped = self.log.dropped if self.log is not None else 0
         dropped += self._pool.dropped_before if self._pool is not None else 0
-        return Gauges(self.front.clients, buffered, dropped, models)
+        return Gauges(self.front.clients, buffered, dropped, models, batch=batch)
 
     async def drain(self, seconds: float) -> None:
         """Accept no client, refuse waiting requests, let those in flight finish; cut what is left after `seconds`."""

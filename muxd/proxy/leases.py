@@ -341,6 +341,11 @@ class ModelLease:
         """Return how many requests are in flight, and how many wait."""
         return (len(self._held.in_flight) if self._held is not None else 0), len(self._waiting)
 
+    def batch_figures(self) -> tuple[int, int]:
+        """Return how many of the requests in flight, and of those that wait, are batch."""
+        running = self._held.in_flight if self._held is not None else ()
+        return sum(request.is_batch for request in running), sum(request.is_batch for request in self._waiting)
+
     def under_way(self) -> list[QueuedRequest]:
         """Return the requests in flight, the oldest first, and then those that wait, the next one first."""
         running = self._held.in_flight if self._held is not None else ()
@@ -560,7 +565,9 @@ class ModelLease:
                 session.keep(self.name, self._kept)
             if figures != self._last_report:
                 self._last_report = figures
-                lease.report(figures[0], self._demand(), figures[2], self._deal)
+                batch, waiting_batch = self.batch_figures()
+                batch += waiting_batch if self._held_grant is not None else 0
+                lease.report(figures[0], self._demand(), figures[2], self._deal, batch)
             if unloads and not any(self._demand_figures()[:2]):
                 await self._ask_to_unload(session)
             await trio.sleep(_REPORT_GAP)

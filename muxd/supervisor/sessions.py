@@ -93,7 +93,8 @@ class ProxySession:
                 now = trio.current_time()
                 for demand in leases:
                     if (lease := self._leases.get(demand.lease)) is not None:  # else it has just ended
-                        self._sessions.tell(DemandReported(now, lease, demand.in_flight, waiting_of(demand.waiting)))
+                        waiting = waiting_of(demand.waiting)
+                        self._sessions.tell(DemandReported(now, lease, demand.in_flight, waiting, demand.batch))
                         self._sessions.places.report(lease, _wanted(demand), demand.places, demand.deal)
             case LeaseWish():
                 self._ask(message)

@@ -67,6 +67,8 @@ def test_a_greedy_key_does_not_keep_out_another_one_and_batch_comes_last(start):
             eventually(lambda waiting=waiting: muxd.status("alpha")["waiting"] == waiting, "the greedy one's wait")
         done.append(clients.submit(ask, MODEST))
         eventually(lambda: muxd.status("alpha")["waiting"] == 6, "the modest one's waits")
+        assert muxd.status("alpha")["waiting_batch"] == 1
+        eventually(lambda: muxd.status("alpha")["in_flight_batch"] == 1, "batch is told apart at the model, too")
         for each in done:
             each.result()
     assert ended.index(MODEST) <= 2, "it came as the second of those who waited"

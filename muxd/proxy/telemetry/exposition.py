@@ -87,6 +87,10 @@ def _families(meters: ProxyMetrics, up: bool) -> "Iterator[Metric]":
     yield _gauge_by_model("queue_depth", "Requests that wait for their model now.", depths)
     in_flight = {model: flying for model, (_, flying) in gauges.models.items()}
     yield _gauge_by_model("in_flight", "Requests that are with the model's worker now.", in_flight)
+    waiting = {model: depth for model, (depth, _) in gauges.batch.items()}
+    yield _gauge_by_model("batch_queue_depth", "Requests that wait for their model now and are batch.", waiting)
+    in_flight = {model: flying for model, (_, flying) in gauges.batch.items()}
+    yield _gauge_by_model("batch_in_flight", "Requests that are with the worker now and are batch.", in_flight)
     yield from _gauges(gauges, up)
 
 

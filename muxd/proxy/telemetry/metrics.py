@@ -113,6 +113,7 @@ class Gauges(NamedTuple):
     access_log_dropped: int = 0
     models: Mapping[str, tuple[int, int]] = MappingProxyType({})  # by muxd's name: waiting, in flight
     processes: int = 1  # that answer
+    batch: Mapping[str, tuple[int, int]] = MappingProxyType({})  # likewise, of these the batch ones
 
 
 class ProxyMetrics:

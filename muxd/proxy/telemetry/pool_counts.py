@@ -8,7 +8,7 @@ and its successor goes on from there.
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class ProcessCounts(msgspec.Struct, array_like=True):
     clients: int
     buffered_bytes: int
     in_line: dict[str, tuple[int, int]]  # by model: waiting, in flight
+    batch: dict[str, tuple[int, int]] = {}  # likewise, of these the batch ones
 
     @classmethod
     def of(cls, meters: ProxyMetrics) -> "ProcessCounts":
@@ -83,7 +84,7 @@ class ProcessCounts(msgspec.Struct, array_like=True):
             for name, each in meters.models.items()
         }
         dropped, clients, buffered = gauges.access_log_dropped, gauges.clients, gauges.buffered_bytes
-        return cls(models, meters.rejections, dropped, clients, buffered, dict(gauges.models))
+        return cls(models, meters.rejections, dropped, clients, buffered, dict(gauges.models), dict(gauges.batch))
 
     def add_to(self, meters: ProxyMetrics) -> None:
         """Add the counts to those of `meters`; the figures of the moment are left out."""
@@ -144,15 +145,21 @@ class PoolCounts:
 
 def _gauges(living: list[ProcessCounts], left: list[ProcessCounts]) -> Gauges:
     """Return the figures of this moment, of the processes that live."""
-    models: dict[str, tuple[int, int]] = {}
-    for counts in living:
-        for name, (waiting, in_flight) in counts.in_line.items():
-            before = models.get(name, (0, 0))
-            models[name] = before[0] + waiting, before[1] + in_flight
+    models, batch = _sum(each.in_line for each in living), _sum(each.batch for each in living)
     clients = sum(each.clients for each in living)
     buffered = sum(each.buffered_bytes for each in living)
     dropped = sum(each.access_log_dropped for each in (*living, *left))
-    return Gauges(clients, buffered, dropped, models, len(living))
+    return Gauges(clients, buffered, dropped, models, len(living), batch)
+
+
+def _sum(figures: Iterable[Mapping[str, tuple[int, int]]]) -> dict[str, tuple[int, int]]:
+    """Return the sum of what several processes have, by model."""
+    total: dict[str, tuple[int, int]] = {}
+    for of_one in figures:
+        for name, (waiting, in_flight) in of_one.items():
+            before = total.get(name, (0, 0))
+            total[name] = before[0] + waiting, before[1] + in_flight
+    return total
 
 
 def _read(path: Path) -> ProcessCounts | None:

@@ -17,6 +17,12 @@ def facts(model, width=None):
     return dict(line.split(":", 1) for line in detail(model, width) if ":" in line and not line.startswith(" "))
 
 
+def test_batch_is_told_apart_from_those_who_wait_for_their_answers():
+    model = READY | TODAY | {"in_flight_batch": 1, "waiting": 5, "waiting_batch": 4, "oldest_wait_s": 8.4}
+    said = facts(model)["requests"].strip()
+    assert said == "3 in flight (1 batch), 5 waiting (4 batch, the oldest for 8s, each at most 5min); leases held: 1"
+
+
 def test_one_model_is_told_in_detail(muxd, muxctl):
     model = READY | TODAY | {"next": "gives way to beta in at most 12s", "waiting": 2, "oldest_wait_s": 8.4}
     muxd.scripts["GET /v1/models/qwen"] = lambda talk: talk.json(model)

@@ -67,6 +67,13 @@ def test_in_a_low_window_models_at_rest_are_left_off_first(height):
     assert [line for line in lines if line.startswith("...")] == told
 
 
+def test_batch_is_told_apart_where_there_is_some():
+    model = RESTS | {"waiting": 5, "waiting_batch": 4, "in_flight": 2, "in_flight_batch": 0, "oldest_wait_s": 1}
+    (row,) = (line for line in overview(twenty() | {"models": [model]}, width=200) if line.startswith(model["name"]))
+    assert "5 (4 batch)" in row
+    assert "(0 batch)" not in row
+
+
 def test_a_window_that_is_far_too_low_says_what_it_hides():
     lines = overview(twenty(), width=80, height=8)
     assert len(lines) == 8

@@ -27,6 +27,8 @@ NAMES = {
     "muxd_queue_depth": "gauge",
     "muxd_queue_wait_seconds": "histogram",
     "muxd_in_flight": "gauge",
+    "muxd_batch_queue_depth": "gauge",
+    "muxd_batch_in_flight": "gauge",
     "muxd_replays": "counter",
     "muxd_rejections": "counter",
     "muxd_clients": "gauge",
@@ -42,7 +44,7 @@ async def told() -> ProxyMetrics:
 
 
 def counted() -> ProxyMetrics:
-    meters = ProxyMetrics(lambda: Gauges(3, 4096, 5, {"qwen": (2, 7), "llama": (0, 1)}))
+    meters = ProxyMetrics(lambda: Gauges(3, 4096, 5, {"qwen": (2, 7), "llama": (0, 1)}, batch={"qwen": (1, 4)}))
     qwen = meters.of("qwen")
     for seconds in (0.002, 0.3, 0.3, 45.0, 90_000.0):
         qwen.finished(ROUTE, 200, seconds)
@@ -94,6 +96,8 @@ async def test_counters_and_gauges_have_what_was_counted() -> None:
         2,
         7,
     )
+    assert value(families, "muxd_batch_queue_depth", model="qwen") == 1
+    assert value(families, "muxd_batch_in_flight", model="qwen") == 4
     assert (value(families, "muxd_clients"), value(families, "muxd_buffered_bytes")) == (3, 4096)
     assert value(families, "muxd_access_log_dropped_total") == 5
     assert value(families, "muxd_up") == 1
