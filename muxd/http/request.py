@@ -30,45 +30,22 @@ _MOST_STRANGE = 8  # requests of a connection without a known head, after which 
 _MAX_PIECES = 1024  # pieces of a body that are held before they are joined: until then a one-byte chunk costs 40 bytes
 
 
-class Request:
+class Request(msgspec.Struct, eq=False, gc=False):
     """One complete request.  `headers` are as the client sent them, with case, order and duplicates.
 
-    `known` is what is kept of its head, or None.  `is_plain` is the owner's: no header needs a check of its own.
+    `head_size` is the head's size in bytes where it is over 4 KiB, else 0.  `known` is what is kept of its head, or
+    None.  `is_plain` is the owner's: no header needs a check of its own.  A struct is made in a third of the time.
     """
 
-    __slots__ = (
-        "body",
-        "head_size",
-        "headers",
-        "http_version",
-        "is_plain",
-        "keep_alive",
-        "known",
-        "method",
-        "target",
-    )
-
-    def __init__(
-        self,
-        method: str,
-        target: bytes,
-        headers: Headers,
-        body: bytes,
-        http_version: str,
-        keep_alive: bool,
-        head_size: int = 0,
-        known: KnownHead | None = None,
-    ) -> None:
-        """Keep the parts of a request; `head_size` is the head's size in bytes where it is over 4 KiB, else 0."""
-        self.known = known
-        self.is_plain = False
-        self.head_size = head_size
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.body = body
-        self.http_version = http_version
-        self.keep_alive = keep_alive
+    method: str
+    target: bytes
+    headers: Headers
+    body: bytes
+    http_version: str
+    keep_alive: bool
+    head_size: int = 0
+    known: KnownHead | None = None
+    is_plain: bool = False
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.target!r}>"

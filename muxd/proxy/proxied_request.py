@@ -128,7 +128,6 @@ class ProxiedRequest:
         lease: ModelLease,
         pace: RequestTimeouts,
         record: RequestRecord,
-        *,
         lines: bytes = b"",
         priority: int = 0,
         is_batch: bool = False,

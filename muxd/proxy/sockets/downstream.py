@@ -46,6 +46,9 @@ class Phase(Enum):
     LINGERING = auto()  # the last response is sent; bytes that the client still sends are discarded
 
 
+_IDLE, _HEAD, _BODY, _BUSY, _LEAVING, _LINGERING = Phase  # globals: each look-up in the class takes 20 ns more
+
+
 class ClientConnection(Connection):
     """The connection of one client, from its accept to its close."""
 
@@ -89,7 +92,7 @@ class ClientConnection(Connection):
         self.request: Request | None = None  # the request that is being answered
         self.pending: PendingResponse | None = None
         self._receipt: DeliveryReport | None = None  # of the last response, until the kernel has all of it
-        self.phase = Phase.HEAD  # so that head_timeout limits a client that sends nothing at all
+        self.phase = _HEAD  # so that head_timeout limits a client that sends nothing at all
         self.deadline = self.reactor.after(context.limits.head_timeout)
         self._body_since = 0.0
         context.places.take(self, monotonic())
@@ -119,7 +122,7 @@ class ClientConnection(Connection):
     def _on_all_sent(self) -> None:
         """Handle that the kernel has all bytes, while no response is pending."""
         self._report_delivery(0)
-        if self.phase is Phase.LEAVING:
+        if self.phase is _LEAVING:
             self._linger()
         else:
             self._advance()
@@ -137,7 +140,7 @@ class ClientConnection(Connection):
             self._on_all_sent()
 
     def on_deadline(self) -> None:
-        if self.outbox or self.phase in (Phase.IDLE, Phase.LINGERING):
+        if self.outbox or self.phase in (_IDLE, _LINGERING):
             self.on_lost()
         elif self.pending is not None:
             now = monotonic()
@@ -215,7 +218,7 @@ class ClientConnection(Connection):
     def _read_some(self) -> None:
         buffer = self.reactor.buffer
         for _ in range(_TURNS):
-            if self.closed or self.phase in (Phase.BUSY, Phase.LEAVING):
+            if self.closed or self.phase in (_BUSY, _LEAVING):
                 return
             try:
                 size = self.sock.recv_into(buffer)
@@ -230,7 +233,7 @@ class ClientConnection(Connection):
                 return
             if size < READ_SIZE and not self._ended:
                 self._unread = False  # a short read has emptied the socket: an edge comes with more bytes
-            if self.phase is not Phase.LINGERING:
+            if self.phase is not _LINGERING:
                 self._feed(buffer[:size])
             if not self._unread:
                 return
@@ -293,22 +296,22 @@ class ClientConnection(Connection):
 
         The call within a call does nothing: a response that comes at once is followed by the outer call's loop.
         """
-        if self._advancing or self.phase is Phase.LINGERING:
+        if self._advancing or self.phase is _LINGERING:
             return
         self._advancing = True
-        while self._backlog and self.pending is None and self.phase is not Phase.LEAVING:
+        while self._backlog and self.pending is None and self.phase is not _LEAVING:
             if self._written or self.outbox:  # the kernel has not all bytes yet
                 break
             self._begin(self._backlog.popleft())
         self._advancing = False
         if self.pending is None and not (self._written or self.outbox or self.closed):
-            if self.phase is Phase.LEAVING:
+            if self.phase is _LEAVING:
                 self._linger()
             else:
                 self._await_request()
 
     def _begin(self, request: Request) -> None:
-        self.phase = Phase.BUSY
+        self.phase = _BUSY
         self._context.places.work(self)
         self.deadline = inf
         self.request = request
@@ -348,14 +351,12 @@ class ClientConnection(Connection):
             self._refuse(Refusal.of(parser.broken))
             return
         if parser.head_seen:
-            if self.phase is not Phase.BODY and (
-                answer := self._context.answerer.precheck(self.address, parser.head())
-            ):
+            if self.phase is not _BODY and (answer := self._context.answerer.precheck(self.address, parser.head())):
                 self._end_with(answer)
                 return
             now = monotonic()
-            if self.phase is not Phase.BODY:
-                self.phase = Phase.BODY
+            if self.phase is not _BODY:
+                self.phase = _BODY
                 self._body_since = now
             earned = parser.buffered / limits.body_rate
             self.deadline = self.reactor.at(min(now, self._body_since + earned) + limits.body_timeout)
@@ -363,14 +364,14 @@ class ClientConnection(Connection):
                 parser.expects_continue = False
                 self.send(CONTINUE)
         elif parser.mid_message:
-            if self.phase is not Phase.HEAD:
-                self.phase = Phase.HEAD
+            if self.phase is not _HEAD:
+                self.phase = _HEAD
                 self.deadline = self.reactor.after(limits.head_timeout)
         elif self._context.closing:
             self._linger()
             return
-        elif self.phase not in (Phase.IDLE, Phase.HEAD):  # in these an empty line extends no deadline
-            self.phase = Phase.IDLE
+        elif self.phase not in (_IDLE, _HEAD):  # in these an empty line extends no deadline
+            self.phase = _IDLE
             self.deadline = self.reactor.at(self.reactor.now + limits.idle_timeout)
         self._context.places.rest(self, self.reactor.now)
         if self._unread and not self._reading:
@@ -411,7 +412,7 @@ class ClientConnection(Connection):
         self._parser.release()
         self._set_held(0)
         self._set_held_heads(0)
-        self.phase = Phase.LEAVING
+        self.phase = _LEAVING
         if not self.outbox:
             self.deadline = inf
 
@@ -423,7 +424,7 @@ class ClientConnection(Connection):
         if not self._unread:
             self.close()
             return
-        self.phase = Phase.LINGERING
+        self.phase = _LINGERING
         self._context.places.rest(self, self.reactor.now)
         self.deadline = self.reactor.after(self._context.limits.linger_timeout)
         try:
@@ -435,7 +436,7 @@ class ClientConnection(Connection):
 
     def make_room(self) -> None:
         """Close the connection, whose slot another needs, after refusing a request that has arrived in part."""
-        if self.phase in (Phase.HEAD, Phase.BODY) and self._parser.mid_message:
+        if self.phase in (_HEAD, _BODY) and self._parser.mid_message:
             message = "the proxy has no place left for a request that is so long in coming: send it again"
             self._refuse(Refusal(UNAVAILABLE, "too_many_connections", message, retry_after=1))
             self._write()
@@ -447,11 +448,11 @@ class ClientConnection(Connection):
 
         A new connection gets `_LAST_CHANCE` seconds, as its first request may just be coming.
         """
-        if self.phase is Phase.IDLE:
+        if self.phase is _IDLE:
             self._read()  # a request that has arrived is answered
-            if self.phase is Phase.IDLE:
+            if self.phase is _IDLE:
                 self.close()
-        elif self.phase is Phase.HEAD and not self._parser.mid_message:
+        elif self.phase is _HEAD and not self._parser.mid_message:
             self.deadline = self.reactor.at(min(self.deadline, monotonic() + _LAST_CHANCE))
 
     def expel(self, refusal: Refusal) -> None:

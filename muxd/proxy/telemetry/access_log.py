@@ -45,23 +45,26 @@ class _Form(NamedTuple):
     ended: str  # the part with status, end and error code
     time: str
     no_time: str
+    no_wait: str
 
 
 # Both forms take the same values in the same order; %.0s takes a value and prints nothing.
 _TEXT = _Form(
-    "%s.%03dZ %s %s %.3fs wait=%.3f first=%s in=%d out=%d tokens=%d+%d replays=%d id=%s\n",
+    "%s.%03dZ %s %s %.3fs wait=%s first=%s in=%d out=%d tokens=%d+%d replays=%d id=%s\n",
     "%s %s %s %s%.0s %s",
     "%d %s %s",
     "%.3f",
     "-",
+    "0.000",
 )
 _JSON = _Form(
-    '{"time":"%s.%03dZ",%s,%s,"duration_s":%.6f,"wait_s":%.6f,"ttft_s":%s,"request_bytes":%d,"response_bytes":%d,'
+    '{"time":"%s.%03dZ",%s,%s,"duration_s":%.6f,"wait_s":%s,"ttft_s":%s,"request_bytes":%d,"response_bytes":%d,'
     '"prompt_tokens":%d,"completion_tokens":%d,"replays":%d,"request_id":%s}\n',
     '"client":%s,"key":%s,"method":%s,"path":%s,"route":%s,"model":%s',
     '"status":%d,"end":%s,"code":%s',
     "%.6f",
     "null",
+    "0.000000",
 )
 
 
@@ -128,7 +131,7 @@ class AccessLog:
             self._parts.get(asked) or self._asked_part(asked),
             self._parts.get(ended) or self._ended_part(ended),
             record.seconds,
-            record.waited,
+            self._form.time % record.waited if record.waited else self._form.no_wait,
             self._form.no_time if record.first_byte is None else self._form.time % record.first_byte,
             record.received,
             record.sent,

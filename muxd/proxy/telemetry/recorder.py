@@ -56,20 +56,17 @@ class Recorder:
         """Write the records of all requests that have ended."""
         ended, self._ended = self._ended, []
         for record in ended:
-            self._count(record)
+            meter = record.meter
+            if meter is not None:
+                meter.finished(record.route, record.status, record.seconds)
+                if record.tokens is not NO_TOKENS:
+                    meter.tokens(*record.tokens)
+                if record.waited:
+                    meter.waited(record.waited)
             self._activity.end(record)
             if self.log is not None:
                 self.log.record(record)
             record.target = b""  # the activity keeps some records for a while, and a target may be long
-
-    def _count(self, record: "RequestRecord") -> None:
-        meter = record.meter
-        if meter is not None:
-            meter.finished(record.route, record.status, record.seconds)
-            if record.tokens is not NO_TOKENS:
-                meter.tokens(*record.tokens)
-            if record.waited:
-                meter.waited(record.waited)
 
 
 class RequestRecord:

@@ -7,21 +7,20 @@ a request of four headers; uuid4 alone, which asks the kernel for each, takes 2.
 from itertools import count
 from os import urandom
 
+import msgspec
+
 from muxd.http.request import Request
 
 _LONGEST = 128
 
 
-class RequestId:
+class RequestId(msgspec.Struct, frozen=True, gc=False):
     """The id of one request; `text` is printable ASCII, at most 128 characters."""
 
-    __slots__ = ("drop", "line", "text", "upstream")
-
-    def __init__(self, text: str, upstream: bytes, line: bytes, drop: bytes) -> None:
-        self.text = text
-        self.upstream = upstream  # a header line for the worker's head; b"" where the client's own header is kept
-        self.line = line  # a header line for the response's head
-        self.drop = drop  # the client's header, as spelled, that must not reach the worker; or b""
+    text: str
+    upstream: bytes  # a header line for the worker's head; b"" where the client's own header is kept
+    line: bytes  # a header line for the response's head
+    drop: bytes  # the client's header, as spelled, that must not reach the worker; or b""
 
 
 class RequestIds:
