@@ -84,11 +84,16 @@ class VerbParser(ArgumentParser):
         elif message.endswith("required: ACTION"):
             actions = next((action.choices for action in self._actions if action.dest == "action"), None)
             message = f"what of them? {self.prog} ACTION: {', '.join(map(str, actions or ()))}"
+        elif message.endswith("required: COMMAND"):
+            message = f"on which GPU, and which command? {self.prog} GPU -- COMMAND"
         super().error(message)
 
     def unknown(self, words: Sequence[str]) -> NoReturn:
         """Exit with status 2 and a hint on the first of the words that the parser does not know."""
         word, flag = words[0], words[0].partition("=")[0]
+        if any(action.dest == "command" for action in self._actions) and "--" not in self.words:
+            hint = f"an option of COMMAND goes behind --: {self.prog} GPU -- COMMAND"
+            self.error(f"{flag} is none of {self.prog}; {hint}")
         if not word.startswith("-"):
             names_a_model = any(action.dest == "name" for action in self._actions)
             hint = "; one model at a time" if names_a_model else f"; {self.prog} takes no name"

@@ -60,6 +60,7 @@ class HostState:
         self.ledger = Ledger()
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
+        self.is_started = False  # until then nobody knows what an earlier muxd has left, and nothing comes by itself
         self.asked: dict[str, Group] = {}  # groups for which leases wait
         self.wanted: dict[str, Group] = {}  # those of them for which requests wait
         self._touched: dict[str, Group] = {}  # groups that are not what they were when doubts were last ended

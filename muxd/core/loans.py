@@ -72,7 +72,10 @@ class Loans:
             known = ", ".join(in_order(self._host.all_gpus)) or "none"
             return "gpu_missing", f"no model may use GPU {' or '.join(in_order(unknown))}; there are {known}"
         if taken := gpus & self._host.lent:
-            return "gpu_lent", f"GPU {' and '.join(in_order(taken))} is lent already; muxctl status shows until when"
+            shown = f"GPU {' and '.join(in_order(taken))} {'are' if len(taken) > 1 else 'is'}"
+            if any(not loan.terms.is_borrowed for loan in self._loans.values()):
+                return "gpu_lent", f"{shown} given up already (muxctl yield); `muxctl yield --end` ends that"
+            return "gpu_lent", f"{shown} lent already; muxctl status shows until when"
         if not terms.is_borrowed:
             return None
         for group in self._on(gpus):

@@ -189,7 +189,7 @@ class Scheduler:
                 for name in scaled.keys() & self.host.groups.keys():
                     self.host.resume_size(self.host.groups[name], scaled[name], awake)
                 yield from self._adopt(adopted)
-                self._standbys.is_started = True
+                self.host.is_started = True
             case LeaseReclaimed():
                 yield from self._lease_reclaimed(event)
             case LeaseAsked():

@@ -20,13 +20,12 @@ class Standbys:
     def __init__(self, host: HostState, switching: Switching) -> None:
         self._host = host
         self._switching = switching
-        self.is_started = False  # until then nobody knows what an earlier muxd has left
         self.next = inf  # when another process may be begun of a worker whose last one ended too soon
 
     def settle(self) -> Iterator[Command]:
         """End the processes that have no place any more, and begin the next one."""
         self.next = inf
-        if not self.is_started:
+        if not self._host.is_started:
             return
         for group in self._host.with_gate:
             worker = group.serving[0]

@@ -386,7 +386,7 @@ class Switching:
             if self._placement.place(self.host.groups[name], frozenset().union(*earlier)):
                 yield self.host.groups[name], Cause.PRELOAD
         default = self.host.groups.get(self.default.name)
-        if default is not None and self._comes_back(default):
+        if default is not None and self.host.is_started and self._comes_back(default):
             yield default, Cause.DEFAULT
 
     def is_default(self, group: Group) -> bool:

@@ -239,8 +239,11 @@ class RequestDispatcher:
                 proxied.asked = asked.model
             elif isinstance(proxied, Preload):
                 proxied.answer = _ok_response(request, _JSON, _to_json(ollama.done(asked.model, found.label, "load")))
-        if kept and (longest := self._longest_keep(api_key)):
-            lease.keep(min(kept, longest))
+        if kept is not None and (longest := self._longest_keep(api_key)):
+            if kept:
+                lease.keep(min(kept, longest))
+            else:
+                proxied.unloads = True
         lease.acquire(proxied)
         return proxied
 

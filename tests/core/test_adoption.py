@@ -32,7 +32,7 @@ from muxd.core.events import (
     WorkerReady,
 )
 from muxd.core.host_state import ADOPTED
-from muxd.core.spec import GroupSpec, Troubles
+from muxd.core.spec import DefaultGroup, GroupSpec, Troubles
 from muxd.core.states import WorkerState
 
 from .playbook import Playbook, anywhere, replicas, single
@@ -44,6 +44,13 @@ ASLEEP = AdoptedWorker("b", "http://b", level=2, kept=3)
 def found(*adopted: AdoptedWorker, specs: tuple[str | GroupSpec, ...] = ("a", "b"), **more) -> Playbook:
     book = Playbook(*specs, wait_target=0.0, **more)
     return book >> GpusMeasured(0, {"0": 80}) >> Started(0, adopted=adopted)
+
+
+def test_the_default_model_comes_by_itself_only_once_it_is_known_what_was_left():
+    book = Playbook("a", "b", default=DefaultGroup("a")) >> GpusMeasured(0, {"0": 80})
+    assert book >> Started(0, adopted=(READY,))
+    book = Playbook("a", "b", default=DefaultGroup("a")) >> GpusMeasured(0, {"0": 80})
+    assert book >> Started(0) << StartWorker("a")
 
 
 def test_what_is_ready_serves_and_what_sleeps_wakes_without_a_start():

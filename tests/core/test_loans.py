@@ -131,6 +131,10 @@ def test_a_gpu_with_a_pinned_or_held_model_is_not_lent(pinned, how, verb):
 def test_gpus_that_are_lent_or_not_there_are_not_lent():
     book = lent("a") >> LoanAsked(30, 8, LoanTerms(frozenset({"0"})))
     assert book << FailLoan(8, "gpu_lent", "GPU 0 is lent already; muxctl status shows until when")
+    given_up = Playbook("a") >> LoanAsked(1, 7, LoanTerms(is_borrowed=False))
+    given_up.pending.clear()
+    text = "GPU 0 is given up already (muxctl yield); `muxctl yield --end` ends that"
+    assert given_up >> LoanAsked(2, 8, LoanTerms(is_borrowed=False)) << FailLoan(8, "gpu_lent", text)
     text = "no model may use GPU 5; there are 0"
     assert book >> LoanAsked(31, 8, LoanTerms(frozenset({"5"}))) << FailLoan(8, "gpu_missing", text)
 

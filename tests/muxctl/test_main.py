@@ -78,6 +78,12 @@ def test_an_abbreviated_socket_before_the_verb_has_its_value(muxctl):
             ("shutdown", "x"),
             "unrecognized arguments: x; muxctl shutdown takes no name: muxctl stop NAME ends one model",
         ),
+        (
+            ("lend", "0", "sh", "-c", "x"),
+            "-c is none of muxctl lend; an option of COMMAND goes behind --: muxctl lend GPU -- COMMAND",
+        ),
+        (("lend", "--", "true"), "on which GPU, and which command? muxctl lend GPU -- COMMAND"),
+        (("lend", "0"), "on which GPU, and which command? muxctl lend GPU -- COMMAND"),
         (("reload", "--check"), "no such option: --check; did you mean --dry-run?"),
         (
             ("switch", "--model", "x", "y"),

@@ -64,6 +64,28 @@ async def test_a_request_lets_its_model_go_once_it_is_answered(
     assert proxy_env.muxd.leases[0].reports[-1] == (0, 0)
 
 
+@pytest.mark.parametrize("more", [{"keep_alive": 0}, {"ttl": 0}, {"ttl": 0, "pad": LONG}])
+async def test_so_does_one_by_openais_routes(proxy_env: ProxyEnv, more: dict[str, object]) -> None:
+    body = msgspec.json.encode({"model": "alpha", "messages": [{"role": "user", "content": "x"}], **more})
+    assert (await proxy_env.ask(post(body, path=b"/v1/chat/completions"))).raw == OK
+    assert await proxy_env.muxd.unloads.nth(0) == "alpha"
+    assert not proxy_env.muxd.kept
+
+
+@pytest.mark.parametrize(("allowed", "count"), [(0.0, 0), (60.0, 1)])
+async def test_a_key_lets_a_model_go_by_these_if_it_may_keep_one(tmp_path: Path, allowed: float, count: int) -> None:
+    secret = "s" * 20
+    keys = (Key("some", sha256(secret.encode()).hexdigest(), keep_alive=allowed),)
+    async with open_proxy_env(tmp_path, keys=keys) as proxy_env:
+        body = msgspec.json.encode({"model": "alpha", "messages": [{"role": "user", "content": "x"}], "ttl": 0})
+        head = b"Authorization: Bearer %b\r\n" % secret.encode()
+        assert (await proxy_env.ask(post(body, head, path=b"/v1/chat/completions"))).raw == OK
+        lease = await proxy_env.lease()
+        await lease.reports.until((0, 0))
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert len(proxy_env.muxd.unloads) == count
+
+
 async def test_what_others_use_is_not_let_go_and_not_once_they_have_their_answer_either(proxy_env: ProxyEnv) -> None:
     await proxy_env.ask(post(chat()))
     await busy(proxy_env, 2, then=UNLOAD)
