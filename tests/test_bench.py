@@ -48,6 +48,7 @@ def test_what_cannot_be_tried_on_a_gpu_is_told_and_writes_nothing(tmp_path, pyth
     assert (done.returncode, done.stderr.startswith(told), page.exists()) == (1, True, False), done.stderr
 
 
+@pytest.mark.thorough
 def test_what_the_hardware_shows_is_written_between_its_marks(tmp_path):
     page = tmp_path / "hardware.md"
     mark, end = "<!-- simulated: written by bench/hardware.py -->", "<!-- end of simulated -->"

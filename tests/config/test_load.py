@@ -25,6 +25,7 @@ from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.readers import Address
 from muxd.config.schema import SECTIONS, Daemon, GiB, Key, MiB, Policy
 from muxd.errors import ConfigError
+from tests.seeds import EVERY
 
 ONE_MODEL = '[models.qwen]\nmodel_path = "Qwen/Qwen3-14B"\n'
 
@@ -797,8 +798,8 @@ TABLES += [("models.a.memory", keys_of(Memory)), ("models.a.simulation", keys_of
 @pytest.mark.parametrize(("table", "keys"), TABLES, ids=[table for table, _ in TABLES])
 def test_no_value_of_any_key_is_more_than_a_problem(load, table, keys):
     found = []
-    for key in keys:
-        for value in ODD:
+    for number, key in enumerate(keys):
+        for value in ODD[number % EVERY :: EVERY]:
             try:
                 load(f"[{table}]\n{key} = {value}\n{ONE_MODEL}")
             except ConfigError as error:

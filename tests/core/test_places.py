@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from muxd.core.places import NOTICED, ROUND, ModelPlaces, fair_shares
+from tests.seeds import seeds
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ class Proxy:
         self.said.append((self.in_flight + self.waiting, max(self.places, self.in_flight), self.deal))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", seeds(0, 60))
 def test_in_random_worlds_the_limit_is_kept_and_everybody_is_served(seed):
     random = Random(seed)
     limit, now, numbers = random.randint(1, 9), 0.0, iter(range(1000))

@@ -15,13 +15,15 @@ from muxd.proxy.answers import Refusal
 from muxd.proxy.requests import routes
 from muxd.proxy.requests.edits import Edits
 from muxd.proxy.requests.routes import WorkerRequest
+from tests.seeds import thorough
 
 from .asking import ask, form, part, send_form
 
 SIZE = 1 << 20
 BESIDE = 1 << 18  # bytes that may be taken beside the body
 
-PATHS = (b"/v1/chat/completions", b"/api/chat", b"/generate", b"/api/show", b"/api/embed", b"/api/embeddings")
+PATHS = [b"/v1/chat/completions", b"/api/chat"]
+PATHS += thorough(b"/generate", b"/api/show", b"/api/embed", b"/api/embeddings")
 EDITS = (Edits("new", {}, ()), Edits("", {"x": 1}, ("y",)), Edits("new", {"x": 1}, ("model",)))
 EMOJI = "😀".encode()  # a text with it takes four bytes a character
 
