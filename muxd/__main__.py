@@ -164,7 +164,7 @@ def _validate(options: Namespace, read: Callable[[], Config]) -> int:
 def _demo(options: Namespace) -> int:
     import tempfile
 
-    from .demo import FOLDER, PORT, free_port, write_demo_config
+    from .demo import FOLDER, PORT, free_port, killed_demo, write_demo_config
     from .ports import CannotListen, listen_at
 
     port, options.listen_port = PORT if options.listen_port is None else options.listen_port or free_port(), None
@@ -177,6 +177,9 @@ def _demo(options: Namespace) -> int:
             listen_at(demo.proxy.host, port).close()
         except CannotListen as error:
             taken = error.message.removesuffix("; see [proxy] listen")
+            if (killed := killed_demo(port)) is not None:
+                left = f"an earlier demo was killed: end what is left of it: muxd sweep --config {killed}"
+                raise CannotListen(f"{taken}; {left}") from None
             raise CannotListen(f"{taken}: muxd start --demo --listen-port PORT") from None
         names = " and ".join(model.served_names[0] for model in demo.models)
         where = f"http://{demo.proxy.host}:{demo.proxy.port}/v1"

@@ -6,14 +6,18 @@ fails if anything went wrong.
 """
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from .locks import is_held
 
 CONFIG = """\
 # Two simulated models that do not fit together on one pretend 80 GiB GPU.
@@ -59,6 +63,16 @@ def write_demo_config(folder: Path, port: int = PORT, ui_port: int | None = None
     console = f'\n[ui]\nlisten = "127.0.0.1:{ui_port}"\n' if ui_port is not None else ""
     path.write_text(CONFIG.format(folder=folder, port=port) + console)
     return path
+
+
+def killed_demo(port: int) -> Path | None:
+    """Return the configuration of this user's demo at this port that was killed, and so has left its processes."""
+    for path in Path(tempfile.gettempdir()).glob(f"{FOLDER}*/muxd.toml"):
+        with suppress(OSError):
+            is_own = path.stat().st_uid == os.geteuid() and f'"127.0.0.1:{port}"' in path.read_text()
+            if is_own and not is_held(path.parent / "state" / "muxd.lock"):
+                return path
+    return None
 
 
 def main() -> None:

@@ -36,6 +36,18 @@ def hold(path: Path, what: str) -> int:
     return lock
 
 
+def is_held(path: Path) -> bool:
+    """Say whether some process holds the lock; raise OSError where there is no such file."""
+    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def already_running(what: str, holder: str) -> AlreadyRunning:
     who = f"pid {holder}" if holder else "another process"
     return AlreadyRunning(

@@ -134,6 +134,7 @@ class StateFile:
         self._written = 0  # and the file has the state as of this one, unless the disk refused it
         self._changed = trio.Event()
         self._was_written = trio.Event()
+        self._trouble = ""  # of the last write, which is logged once and not with every change
 
     def load(self) -> SavedState:
         """Return the state that an earlier muxd left, as far as it can be read.
@@ -198,12 +199,18 @@ class StateFile:
             self._was_written = trio.Event()
 
     def _write(self, data: bytes) -> None:
+        trouble = ""
         try:
             write(self.path, data)
         except OSError as error:
             is_current = _overwrite(self.path, data)
-            so = "it was overwritten in its place" if is_current else "should muxd die now, it would not be up to date"
-            log.error("cannot write the state file %s: %s; %s", self.path, in_words(error), so)
+            so = "it is overwritten in its place" if is_current else "should muxd die now, it would not be up to date"
+            trouble = f"{in_words(error)}; {so}"
+        if trouble and trouble != self._trouble:
+            log.error("cannot write the state file %s: %s", self.path, trouble)
+        elif self._trouble and not trouble:
+            log.info("the state file %s is written again", self.path)
+        self._trouble = trouble
 
 
 def _overwrite(path: Path, data: bytes) -> bool:

@@ -39,6 +39,30 @@ def test_a_taken_port_is_told_with_what_to_do_before_anything_starts(listener):
     assert line.endswith("); end it, or choose another port: muxd start --demo --listen-port PORT")
 
 
+def test_after_a_killed_demo_the_next_one_says_how_its_processes_are_ended(tmp_path):
+    environ = os.environ | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    demo = a_demo("--listen-port", "0", env=environ)
+    port = re.search(r"127\.0\.0\.1:(\d+)", demo.stderr.readline())[1]
+    _until_it_listens(int(port))
+    assert urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60).status == 200, "the proxy runs"
+    demo.kill()
+    demo.communicate(timeout=60)
+    (config,) = tmp_path.glob("muxd-demo-*/muxd.toml")
+    another = a_demo("--listen-port", port, env=environ)
+    try:
+        _, err = another.communicate(timeout=60)
+        assert another.returncode == 1
+        assert f"an earlier demo was killed: end what is left of it: muxd sweep --config {config}\n" in err
+    finally:
+        another.kill()
+        swept = subprocess.run(
+            [sys.executable, "-m", "muxd", "sweep", "--config", str(config)], env=environ, timeout=60
+        )
+    assert swept.returncode == 0
+    with socket.create_server(("127.0.0.1", int(port))):
+        """It is free."""
+
+
 def test_what_else_is_on_the_command_line_is_refused():
     ended = a_demo("--host", "0.0.0.0")
     _, err = ended.communicate(timeout=60)

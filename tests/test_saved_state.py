@@ -95,6 +95,19 @@ def test_on_a_full_disk_the_file_is_written_over_so_that_no_former_state_is_beli
     assert StateFile(file.path).load().workers == file.state.workers
 
 
+def test_a_disk_that_is_full_is_told_once_and_so_is_its_end(tmp_path, caplog):
+    caplog.set_level("INFO")
+    file = StateFile(tmp_path / "folder" / "state.json")
+    for _ in range(3):
+        file.save()
+    file.path.parent.mkdir()
+    for _ in range(3):
+        file.save()
+    said = [record.message for record in caplog.records]
+    assert [line.partition(str(file.path))[0] for line in said] == ["cannot write the state file ", "the state file "]
+    assert said[1].endswith("is written again")
+
+
 # Damage
 
 

@@ -235,6 +235,26 @@ async def test_a_muxd_that_would_not_start_is_not_gone_to(autojump_clock, tmp_pa
         assert await muxd.serves("a")
 
 
+async def test_a_successor_is_tried_again_when_muxd_has_waited_for_rest(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        muxd.host.servers["a"].load_time = 50.0
+        handover = of_successor(muxd, "")
+        holder = muxd.wants("a")
+        await muxd.until("a", "starting")
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def ordered():
+                with pytest.raises(HandoverRefused, match="would not start: no module; nothing was changed"):
+                    await handover.prepare(upgrade=True, now=False)
+
+            await trio.sleep(10)
+            of_successor(muxd, "no module")
+        await holder.told("granted")
+        holder.close()
+        assert await muxd.serves("b"), "others come again"
+
+
 async def test_one_that_was_not_started_by_its_command_line_is_not_upgraded(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         with pytest.raises(HandoverRefused, match="only a muxd that was started by"):

@@ -78,12 +78,17 @@ class ProxyChild:
         self._settings = config.daemon.state_dir / f"{name.removeprefix('muxd-')}.toml"
         self._child: Child | None = None
         self._dropped = Dropped()  # lost output of the former proxies
+        self._misses = 0  # health probes in a row that were not answered
         self._stopping = trio.Event()
         self._stopped = trio.Event()
 
     @property
     def state(self) -> str:
-        return "running" if self._child is not None else "stopped" if self._stopping.is_set() else "backoff"
+        """Return one of running, unresponsive, stopped and backoff; the second until it is ended for that."""
+        if self._child is None:
+            return "stopped" if self._stopping.is_set() else "backoff"
+        pid = self._child.pid
+        return "unresponsive" if self._misses or (pid is not None and is_stopped(pid)) else "running"
 
     @property
     def pid(self) -> int | None:
@@ -114,14 +119,13 @@ class ProxyChild:
                 await self._probe(own, lambda: "http://proxy")
 
     async def _probe(self, http: httpx.AsyncClient, url: Callable[[], str]) -> None:
-        misses = 0
         while True:
             await trio.sleep(PROBE_INTERVAL)
-            misses = 0 if self._child is None or await _answers(http, url()) else misses + 1
-            if misses >= PROBE_FAILURES and self._child is not None:
-                log.error("%s has not answered %d times in a row: ending it", self._called, misses)
+            self._misses = 0 if self._child is None or await _answers(http, url()) else self._misses + 1
+            if self._misses >= PROBE_FAILURES and self._child is not None:
+                log.error("%s has not answered %d times in a row: ending it", self._called, self._misses)
                 self._child.kill()
-                misses = 0
+                self._misses = 0
 
     async def _watch_state(self) -> None:
         """Kill a proxy that was stopped (SIGSTOP, a forgotten debugger), far sooner than the health probes would."""

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 #: Seconds that a handover waits for what has begun.
 PATIENCE = 600.0
 
+#: Seconds for which a trial of the successor holds: a configuration may be edited, and a muxd installed, meanwhile.
+TRIAL_HOLDS = 1.0
+
 
 class Handover:
     """The way of one supervisor to its handover; at most one is prepared at a time."""
@@ -60,7 +63,7 @@ class Handover:
             if upgrade:
                 await self._try_successor()
             if not now:
-                await self._rest()
+                await self._rest(upgrade)
         except BaseException:
             self._is_prepared = False
             raise
@@ -73,13 +76,18 @@ class Handover:
         if why := await self._successor.why_not(self._context.workers.config):
             raise HandoverRefused(f"the muxd that is installed now would not start: {why}; nothing was changed")
 
-    async def _rest(self) -> None:
-        """Wait until what has begun is finished; raise HandoverRefused after PATIENCE."""
-        self._at_rest = trio.Event()
+    async def _rest(self, upgrade: bool) -> None:
+        """Wait until what has begun is finished, and then try a successor again, if the last trial was long ago.
+
+        Raise HandoverRefused after PATIENCE, and where the successor would not start any more.
+        """
+        self._at_rest, began = trio.Event(), trio.current_time()
         self._context.tell(HandoverAsked(trio.current_time()))
         try:
             with trio.move_on_after(PATIENCE):
                 await self._at_rest.wait()
+                if upgrade and trio.current_time() - began > TRIAL_HOLDS:
+                    await self._try_successor()
                 return
             changing = [w for w in self._context.view.host().workers.values() if w.state in CHANGING]
             busy = ", ".join(f"{worker.name} is {worker.state.replace('_', ' ')}" for worker in changing)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +107,23 @@ def test_muxd_is_killed_again_and_again(muxd: Muxd) -> None:
 
 
 @pytest.mark.thorough
+def test_muxd_is_killed_while_it_starts(muxd: Muxd) -> None:
+    """At some moments of its first second; a busy machine makes them earlier ones."""
+    before = pids(muxd)
+    streams = Streams(muxd, "alpha", 4, 600)
+    muxd.kill()
+    for moment in (0.05, 0.15, 0.25, 0.35, 0.5, 0.7):
+        muxd.process = muxd._run("start")
+        with pytest.raises(subprocess.TimeoutExpired):
+            muxd.process.wait(moment)
+        muxd.kill()
+    muxd.start_again()
+    assert pids(muxd) == before
+    assert_nothing_is_doubled(muxd, before)
+    assert streams.join() == ["data: [DONE]"] * 4
+    assert muxd.ask("beta")
+
+
 def test_a_switch_waits_for_streams_that_began_under_an_earlier_muxd(muxd: Muxd) -> None:
     streams = Streams(muxd, "alpha", 2, 300)
     muxd.kill()

@@ -101,6 +101,7 @@ async def test_a_hurried_stop_does_not_wait_for_a_proxy_that_cannot_hear(tmp_pat
         nursery.start_soon(proxy.run, lambda *_: None, http)
         await eventually(lambda: proxy.status()["pid"])
         os.kill(proxy.status()["pid"], signal.SIGSTOP)
+        await eventually(lambda: proxy.status()["state"] == "unresponsive")
         hurried = trio.Event()
         hurried.set()
         with trio.fail_after(10):
