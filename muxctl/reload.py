@@ -58,7 +58,7 @@ def plan_lines(answer: dict[str, Any]) -> list[str]:
     if not plan and not settings:
         return ["nothing to change", *warnings]
     lines = [*table([COLUMNS, *map(_row, plan)]), ""] if plan else []
-    lines += [f"{plain(step['model'])}: {_in_words(step['action'])}{_renamed(step)}" for step in plan]
+    lines += [f"{plain(step['model'])}: {_in_words(step)}{_renamed(step)}" for step in plan]
     lines += [f"{plain(setting)}: takes its new value, no model is disturbed" for setting in settings]
     if answer["unchanged"]:
         lines.append(f"unchanged: {_few(list(map(plain, answer['unchanged'])))}")
@@ -82,5 +82,7 @@ def _renamed(step: dict[str, Any]) -> str:
     return f"; it is {plain(step['was'])} under another name: served_names gives a model further names without a load"
 
 
-def _in_words(action: str) -> str:
-    return _IN_WORDS.get(action, plain(action))
+def _in_words(step: dict[str, Any]) -> str:
+    if workers := step.get("workers"):
+        return f"{'; '.join(map(plain, workers))}; its other workers serve on, and requests wait meanwhile"
+    return _IN_WORDS.get(step["action"], plain(step["action"]))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from .config import Model
 from .config.flags import runs_on_cpu
+from .config.plan import Step, identity_of
 from .config.scaling_options import ScalingOptions
 from .config.schema import Daemon, Policy
 from .core.ledger import WHOLE
@@ -39,8 +40,10 @@ def members_of(model: Model) -> tuple[Member, ...]:
     each = model.gpus_each
     named = model.served_names or (model.name,)
     common = replace(model, served_names=named, replicas=1, max_replicas=0, min_replicas=None, scaling=None)
-    router = Member(Role.ROUTER, replace(common, name=router_of(model.name), gpus=(), memory=None))
-    common = replace(common, prefill=None, decode=None)
+    prefill, decode = (half and replace(half, replicas=1, args=()) for half in (model.prefill, model.decode))
+    of_router = replace(common, name=router_of(model.name), gpus=(), any_gpus=0, memory=None)
+    router = Member(Role.ROUTER, replace(of_router, prefill=prefill, decode=decode))
+    common = replace(common, prefill=None, decode=None, router=None)
     parts = (model.gpus[number * each : (number + 1) * each] for number in range(model.most_replicas))
     shares = repeat(model.gpus, model.most_replicas) if model.any_gpus else parts
     serving = (
@@ -59,6 +62,23 @@ def _serving(model: Model) -> Iterator[tuple[Role, str, str, tuple[str, ...]]]:
         return
     for role, half, options in ((Role.PREFILL, "prefill", model.prefill), (Role.DECODE, "decode", model.decode)):
         yield from ((role, f"{half}-{number}", half, options.args) for number in range(options.replicas))
+
+
+def by_worker(step: Step, before: Model, after: Model) -> Step:
+    """Return a step of a reload without a restart where workers that stay are as they were: only others change.
+
+    Where the router has changed it is started anew; the workers behind it are not.
+    """
+    if step.action != "restart" or 1 in (before.most_replicas, after.most_replicas):
+        return step
+    old, new = ({m.model.name: identity_of(m.model) for m in members_of(model)} for model in (before, after))
+    stay = [name for name in new if name in old and name != router_of(after.name)]
+    if not stay or any(old[name] != new[name] for name in stay):
+        return step
+    changes = [("start", name) for name in new if name not in old]
+    changes += [("stop", name) for name in old if name not in new]
+    changes += [("restart", name) for name in new if old.get(name, new[name]) != new[name]]
+    return replace(step, action="update", workers=tuple(changes))
 
 
 def router_of(model: str) -> str:

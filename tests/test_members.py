@@ -3,14 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from muxd.config import Daemon, Memory, Model, SimulatorOptions
 from muxd.config.engine_options import OpenAIOptions
 from muxd.config.half_options import HalfOptions
 from muxd.config.model_schema import Script
+from muxd.config.plan import Step
+from muxd.config.router_options import RouterOptions
 from muxd.config.schema import Policy
 from muxd.config.server_commands import HookStep
 from muxd.core.spec import DefaultGroup, Role, Rung, Scaling, group_of
-from muxd.members import default_group, members_of, spec_of
+from muxd.members import by_worker, default_group, members_of, spec_of
 
 GiB = 1 << 30
 DAEMON = Daemon(Path("/s"), Path("/s"), Path("/s"))
@@ -84,7 +88,7 @@ def test_halves_have_the_gpus_in_their_order_and_flags_of_their_own():
         ("qwen/decode-1", "decode", "decode", ("2",), ("--all", "--b")),
     ]
     assert members[-1].role is Role.ROUTER
-    assert members[-1].model.prefill == HalfOptions(args=("--a",))
+    assert members[-1].model.prefill == HalfOptions(), "how many there are, and their flags, are nothing to the router"
     spec = spec_of(split, DAEMON)
     assert (spec.replicas, spec.scaling) == (0, None)
 
@@ -105,3 +109,38 @@ def test_a_process_can_be_launched_for_every_level_of_its_engine_but_not_one_of_
     assert each == [{0, 1, 2, 3}, {0, 1, 2, 3}, set()]
     legacy = model(script=Script(("bash", "a.sh"), digest="digest"))
     assert [set(worker.launchable) for worker in spec_of(legacy, DAEMON).workers] == [set()]
+
+
+def stepped(before: Model, after: Model) -> Step:
+    return by_worker(Step(before.name, "restart", ("a key",)), before, after)
+
+
+def test_a_step_of_a_reload_is_about_those_workers_alone_that_change():
+    two = model(replicas=2, gpus=("0", "1"))
+    three = model(replicas=3, gpus=("0", "1", "2"))
+    random = model(replicas=2, gpus=("0", "1"), router=RouterOptions(policy="random"))
+    assert stepped(two, three) == Step("qwen", "update", ("a key",), workers=(("start", "qwen/2"),))
+    assert stepped(three, two).workers == (("stop", "qwen/2"),)
+    assert stepped(two, random).workers == (("restart", "qwen/router"),)
+    assert stepped(two, replace(two, max_replicas=2)) == Step("qwen", "update", ("a key",))
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        {"replicas": 2, "gpus": ("1", "0")},
+        {"replicas": 2, "gpus": ("0", "1"), "args": ("--x",)},
+        {"gpus": ("0",)},
+    ],
+)
+def test_where_workers_that_stay_change_all_are_restarted(after):
+    step = stepped(model(replicas=2, gpus=("0", "1")), model(**after))
+    assert (step.action, step.workers) == ("restart", ())
+
+
+def test_halves_change_by_themselves_too():
+    split = {"gpus": ("0", "1", "2"), "sleep_level": 3, "prefill": HalfOptions()}
+    before, after = (model(**split, decode=HalfOptions(2, policy)) for policy in ("random", "round_robin"))
+    assert stepped(before, after).workers == (("restart", "qwen/router"),)
+    fewer = model(**split | {"gpus": ("0", "1")}, decode=HalfOptions(1, "random"))
+    assert stepped(before, fewer).workers == (("stop", "qwen/decode-1"),)

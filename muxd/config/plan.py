@@ -25,10 +25,12 @@ class Step:
     action: Action
     changes: tuple[str, ...] = ()  # the keys that differ; none where the model is added or removed
     was: str = ""  # former name of an added model that differs from a removed one by its names only
+    workers: tuple[tuple[str, str], ...] = ()  # of an updated one those that change, each behind start, stop, restart
 
     def as_json(self) -> dict[str, Any]:
         said = {"model": self.model, "action": self.action, "changes": list(self.changes)}
-        return said | ({"was": self.was} if self.was else {})
+        said |= {"was": self.was} if self.was else {}
+        return said | ({"workers": [f"{verb} {worker}" for verb, worker in self.workers]} if self.workers else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Verb(StrEnum):
     UNLOAD = "unload"  # give the GPU up until somebody wants it: its client has no more use of it
     RECONFIGURE = "renew"  # end its processes: the configuration changed
     REMOVE = "retire"  # likewise, and forget it: the configuration has it no more
+    RENEW_ROUTER = "renew_router"  # end its router alone, which is started again: its configuration changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,10 @@ class UnloadAsked:
 
 @dataclass(frozen=True, slots=True)
 class Reconfigured:
-    """A new configuration holds.  The groups in `changed` need other processes than they have."""
+    """A new configuration holds.  The groups in `changed` need other processes than they have.
+
+    Of other groups some workers may be new or gone; those in `routers` need another process of their router.
+    """
 
     time: float
     specs: tuple[GroupSpec, ...]
@@ -234,6 +238,7 @@ class Reconfigured:
     keep_turns: bool = True
     default: DefaultGroup = NO_DEFAULT
     batch_max_wait: float = 600.0
+    routers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

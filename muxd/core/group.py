@@ -7,7 +7,7 @@ death of one among several costs nobody a lease; a worker that died is started a
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
@@ -89,7 +89,7 @@ class Order:
     level: int | None = None  # of a sleep; None: the group's own
     replicas: int = 0  # of a scaling
     why: str = ""  # as users are told; "": as its verb says
-    killed: bool = False  # a stop that was under way has been hurried
+    killed: bool = False  # a stop that was under way has been hurried; of a router, its clients were told to wait
     is_down: bool = False  # of a restart: the processes have ended
     validation: Validation | None = None
     for_loan: bool = False  # its GPUs are lent
@@ -164,13 +164,14 @@ class Group:
         self.order: Order | None = None
         self.stopped_by_operator = False  # it stays down until a start
         self.is_target = False  # of a switch: it comes to its GPUs
+        self.is_router_changed = False  # by a configuration, for which its router must be started anew
         self.retired = False  # the configuration has it no more: it goes as soon as it can
         self.pending_spec: GroupSpec | None = None  # what it is to be once its processes have ended
         self.told: tuple[str, ...] | None = None  # URLs of the members that its router was last told; None: none yet
         self.routed: frozenset[str] = frozenset()  # URLs of those that the router is known to pass requests to
         self.listed: frozenset[str] = frozenset()  # likewise, with those that it was told to leave out, and has not yet
         self._take_members(now)
-        self.let_spare(self.serving[spec.replicas or len(self.serving) :], now)
+        self.let_spare(self.serving[spec.replicas or self.most :], now)
 
     def _take_members(self, now: float) -> None:
         """Make the workers of the spec; one that was there before stays the same, with another configuration."""
@@ -248,7 +249,13 @@ class Group:
     @property
     def is_scalable(self) -> bool:
         """Say whether there can be more or fewer of its replicas."""
-        return self.spec.scaling is not None or (len(self.serving) > 1 and self.serving[0].spec.role is Role.SERVE)
+        is_made_of_replicas = len(self.serving) > 1 and self.serving[0].spec.role is Role.SERVE
+        return self.spec.scaling is not None or is_made_of_replicas or any(worker.retired for worker in self.serving)
+
+    @property
+    def most(self) -> int:
+        """Return how many replicas it can have: one for each of its workers."""
+        return sum(not worker.retired for worker in self.serving)
 
     @property
     def least(self) -> int:
@@ -258,13 +265,17 @@ class Group:
     @property
     def at_first(self) -> int:
         """Return with how many replicas it comes to its GPUs at most."""
-        return max(self.least, self.spec.replicas or len(self.serving))
+        return max(self.least, self.spec.replicas or self.most)
 
     @property
     def answering(self) -> tuple[Worker, ...]:
         """Return the workers to which requests come now."""
         ready = (worker for worker in self.enlisted if worker.state is WorkerState.READY)
         return tuple(worker for worker in ready if self.router is None or worker.url in self.routed)
+
+    def answers_with(self, names: Collection[str]) -> bool:
+        """Say whether of each role one of these workers is among those to which requests come now."""
+        return all(any(w.name in names for w in self.answering if w in role) for role in self._serving_roles())
 
     @property
     def spares(self) -> tuple[Worker, ...]:
@@ -295,7 +306,28 @@ class Group:
         self.gaps.clear()
         self._take_members(now)
         self.enlist(self.serving)
-        self.let_spare(self.serving[self.spec.replicas or len(self.serving) :], now)
+        self.let_spare(self.serving[self.spec.replicas or self.most :], now)
+
+    def resize(self, spec: GroupSpec, now: float) -> None:
+        """Take over a configuration with other workers: new ones are to come, and those that are gone to go."""
+        former = {worker.name: worker for worker in self.members}
+        wanted = [former.get(each.name) or Worker(each, self.name, since=now) for each in spec.workers]
+        for worker, of_worker in zip(wanted, spec.workers, strict=True):
+            former.pop(worker.name, None)
+            worker.retired = False
+            worker.update(of_worker)
+        for worker in former.values():
+            worker.retired = True
+        *serving, router = wanted
+        self.spec, self.members = spec, (*serving, *former.values(), router)
+        self._note_members()
+        self.let_spare(former.values(), now + spec.drain_timeout)
+
+    def dismiss(self, workers: Iterable[Worker]) -> None:
+        """Forget workers that the configuration has no more, and that have ended."""
+        names = {worker.name for worker in workers}
+        self.members = tuple(worker for worker in self.members if worker.name not in names)
+        self._note_members()
 
     def update(self, spec: GroupSpec) -> None:
         """Take over a configuration that needs no other processes."""
@@ -503,9 +535,14 @@ class Group:
         """Say whether an order takes the group off its GPUs, whoever else wants that."""
         if self.validation is not None:
             return self.validation.sends_away
-        if self.order is None or self.order.verb is Verb.START:
+        if self.order is None or self.order.verb in (Verb.START, Verb.RENEW_ROUTER):
             return False
         return self.order.verb is not Verb.SCALE or self.order.replicas == 0
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Say whether its clients wait for another router: nobody is let in before that is there."""
+        return self.order is not None and self.order.verb is Verb.RENEW_ROUTER
 
     @property
     def validation(self) -> Validation | None:

@@ -209,6 +209,39 @@ class HostState:
         self.touch(group)
         self._note_kinds()
 
+    def resize(self, group: Group, spec: GroupSpec) -> Iterator[Command]:
+        """Let a spec with other workers hold for a group with processes; those that stay are left as they are."""
+        self.renewals += 1
+        reason, before, former = "the configuration says so", len(group.enlisted), group.spec
+        group.resize(spec, self.now)
+        self.workers.update((worker.name, worker) for worker in group.members)
+        size = len(group.enlisted) if spec.replicas == former.replicas and spec.scaling is not None else spec.replicas
+        size = max(group.least, min(size or group.most, group.most))
+        more = [worker for worker in group.spares if not worker.retired][: max(0, size - len(group.enlisted))]
+        group.enlist(more)
+        group.let_spare(group.enlisted[size:], self.now + spec.drain_timeout)
+        self.moves += 1
+        self._note_kinds()
+        if len(group.enlisted) != before:
+            yield RecordScale(group.name, before, len(group.enlisted), reason)
+        for worker in more:
+            if worker.state is WorkerState.DRAINING and group.state is not WorkerState.DRAINING:
+                yield from self.move(worker, WorkerState.READY, reason)
+        yield from self.derive(group, reason)
+
+    def dismiss(self, group: Group) -> list[str]:
+        """Forget the workers that the configuration has no more and that have ended; return their names."""
+        gone = [worker for worker in group.serving if worker.retired and worker.is_down]
+        for worker in gone:
+            self.ledger.give_back(worker.name)
+            del self.workers[worker.name]
+        if gone:
+            group.dismiss(gone)
+            self.moves += 1
+            self.touch(group)
+            self._note_kinds()
+        return [worker.name for worker in gone]
+
     def update(self, group: Group, spec: GroupSpec) -> None:
         """Let a spec hold that needs no other processes, but perhaps less memory than was thought."""
         group.update(spec)
@@ -550,13 +583,15 @@ class HostState:
                     yield from self._tend_draining(group, worker)
                 case WorkerState.STARTING | WorkerState.WAKING:
                     yield from self.stop_worker(worker, f"{group.name} does without it", kill=True)
+                case WorkerState.ASLEEP | WorkerState.STANDBY if worker.retired:
+                    yield from self.stop_worker(worker, f"{group.name} does without it", kill=True)
                 case WorkerState.BACKOFF | WorkerState.FAILED:
                     yield from self.move(worker, WorkerState.UNLOADED, worker.reason)
 
     def _tend_draining(self, group: Group, worker: Worker) -> Iterator[Command]:
         is_let_go = worker.url not in group.listed
         if is_let_go and (worker.is_drained or group.idle or self.now >= worker.drain_deadline):
-            yield from self._deactivate(worker, worker.sleep_level)
+            yield from self._deactivate(worker, 3 if worker.retired else worker.sleep_level)
         elif self.now >= worker.drain_deadline + END_GRACE:
             yield from self.stop_worker(worker, worker.reason, kill=True)
         elif is_let_go and not worker.is_drain_watched:

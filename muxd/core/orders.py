@@ -20,7 +20,7 @@ from .events import Verb
 from .group import LOST, Group, Order, Stage
 from .host_state import HostState, in_configured_order
 from .spec import GroupSpec
-from .states import AT_REST, DOWN, UP, WorkerState
+from .states import AT_REST, DOWN, RUNNING, UP, WorkerState
 from .switching import Switching
 from .validation import Validations, distrust_again, is_launched_otherwise, planned
 from .worker import Worker
@@ -34,6 +34,7 @@ _MESSAGES = {
     Verb.UNLOAD: "no client has any more use of {}",
     Verb.RECONFIGURE: "the configuration of {} has changed",
     Verb.REMOVE: "{} is no longer in the configuration",
+    Verb.RENEW_ROUTER: "the router of {} is started anew, as the configuration has changed",
 }
 
 
@@ -141,8 +142,13 @@ class Orders:
 
     # A new configuration
 
-    def reconfigure(self, specs: Iterable[GroupSpec], changed: frozenset[str]) -> Iterator[Command]:
-        """Take over models that are new, gone, or `changed`: these need other processes than they have."""
+    def reconfigure(
+        self, specs: Iterable[GroupSpec], changed: frozenset[str], routers: frozenset[str]
+    ) -> Iterator[Command]:
+        """Take over models that are new, gone, or `changed`: these need other processes than they have.
+
+        Those in `routers` need but another process of their router.
+        """
         wanted = {spec.name: spec for spec in specs}
         for name, group in self.host.groups.items():
             if name not in wanted:
@@ -153,17 +159,31 @@ class Orders:
             if name not in self.host.groups:
                 self.host.add(spec)
             else:
-                yield from self._reconfigure(self.host.groups[name], spec, changed=name in changed)
+                yield from self._reconfigure(
+                    self.host.groups[name], spec, changed=name in changed, is_router_changed=name in routers
+                )
         self.host.sort(wanted)
 
-    def _reconfigure(self, group: Group, spec: GroupSpec, *, changed: bool) -> Iterator[Command]:
+    def _reconfigure(
+        self, group: Group, spec: GroupSpec, *, changed: bool, is_router_changed: bool
+    ) -> Iterator[Command]:
+        names = {each.name for each in spec.workers}
+        is_resized = names != {worker.name for worker in group.members if not worker.retired}
+        is_left_alone = is_resized and bool(group.granted) and not group.answers_with(names)
+        changed = changed or is_left_alone or (group.is_down and (is_resized or is_router_changed))
         if changed or group.retired or group.pending_spec is not None:
             group.pending_spec, group.retired = spec, False
             if group.validation is not None:
                 yield from self.fail(group, "superseded", _MESSAGES[Verb.RECONFIGURE].format(group.name))
             self._concerned[group.name] = group
+            return
+        if is_resized and group.validation is not None:
+            yield from self.fail(group, "superseded", _MESSAGES[Verb.RECONFIGURE].format(group.name))
+        if is_resized or any(worker.retired for worker in group.members):
+            yield from self.host.resize(group, spec)
         else:
             self.host.update(group, spec)
+        group.is_router_changed = group.is_router_changed or is_router_changed
 
     def _draw_consequences(self, group: Group) -> None:
         """Order what the configuration asks of the group, unless an operator's order is under way that will do."""
@@ -175,6 +195,8 @@ class Orders:
         elif group.pending_spec is not None and order is None and not group.is_down:
             is_at_rest = group.state in (WorkerState.ASLEEP, WorkerState.STANDBY)
             self.set(group, Order(Verb.RECONFIGURE if is_at_rest else Verb.RESTART))
+        elif group.is_router_changed and order is None:
+            self.set(group, Order(Verb.RENEW_ROUTER))
         elif group.lost_role and group.state in UP and order is None:
             self.set(group, Order(Verb.SLEEP))  # the others hold memory and can serve nobody
 
@@ -193,7 +215,9 @@ class Orders:
         for group in in_configured_order(concerned.values()):
             if group.is_down:
                 yield from self._renew(group)
+            yield from (RemoveWorker(name) for name in self.host.dismiss(group))
             yield from self._advance(group)
+            yield from self._renew_router(group)
 
     def finish_ready(self) -> Iterator[Command]:
         """End the orders of those that the last decisions left ready."""
@@ -235,6 +259,8 @@ class Orders:
                 self.host.touch(group)
                 if order.validation is not None and order.validation.stage is Stage.DONE:
                     yield from self._finish(group)
+            case Verb.RENEW_ROUTER:
+                yield from self._end_router(group, order)
             case Verb.UNLOAD if group.in_use:
                 self.set(group, None)  # while it drained a request came: it serves on
             case Verb.SCALE if order.replicas > 0:
@@ -257,8 +283,30 @@ class Orders:
             self._switching.drop(group)
             former = {worker.name for worker in group.members}
             self.host.renew(group)
+            group.is_router_changed = False
             yield from (RemoveWorker(name) for name in sorted(former - {worker.name for worker in group.members}))
             yield from (ReconfigureWorker(worker.name) for worker in group.members)
+
+    def _end_router(self, group: Group, order: Order) -> Iterator[Command]:
+        """Have the group's clients wait, and end its router once they have nothing in flight."""
+        assert group.router is not None
+        message = _message(group, order)
+        if group.granted and not order.killed:
+            order.killed, group.drain_deadline = True, self.host.now + group.spec.drain_timeout
+            group.drained_for = (_reason(order), message)
+            yield from self.host.revoke_all(group, *group.drained_for, group.drain_deadline)
+        if group.state is WorkerState.READY:
+            yield from self.host.end_overdue(group)
+        if not group.granted and group.router.state in RUNNING:
+            yield from self.host.stop_worker(group.router, message, kill=False)
+
+    def _renew_router(self, group: Group) -> Iterator[Command]:
+        """Let a new configuration of a router that has ended take hold."""
+        if group.is_router_changed and group.router is not None and group.router.is_down:
+            group.is_router_changed = False
+            yield ReconfigureWorker(group.router.name)
+            if group.is_cut_off:
+                self.set(group, None)
 
     def _bring(self, group: Group) -> Iterator[Command]:
         """Bring the group to its GPUs, if there is room."""
@@ -359,7 +407,7 @@ def _message(group: Group, order: Order) -> str:
 
 def _reason(order: Order) -> str:
     """Return why leases are revoked: a group that is scaled to 0 sleeps."""
-    return Verb.SLEEP if order.verb is Verb.SCALE else order.verb
+    return {Verb.SCALE: Verb.SLEEP, Verb.RENEW_ROUTER: Verb.RECONFIGURE}.get(order.verb, order.verb)
 
 
 def _is_scaled(group: Group) -> bool:

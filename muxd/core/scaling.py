@@ -49,7 +49,7 @@ class LoadTrend:
 
 def spares_in_order(group: Group) -> list[Worker]:
     """Return those of the spare workers that can come, the nearest first."""
-    hopeful = (worker for worker in group.spares if worker.state not in LOST)
+    hopeful = (worker for worker in group.spares if worker.state not in LOST and not worker.retired)
     return sorted(hopeful, key=lambda worker: _NEAREST.get(worker.state, 2))
 
 
@@ -61,7 +61,7 @@ def dispensable(group: Group, count: int) -> list[Worker]:
 
 def why_not_to_scale(group: Group, replicas: int) -> str:
     """Return why the group cannot have so many replicas; "" where it can, as far as its configuration goes."""
-    most = len(group.serving)
+    most = group.most
     if not group.is_scalable:
         if most > 1:
             return f"{group.name} has no replicas: how many prefill and how many decode is in its configuration"
@@ -159,7 +159,7 @@ class Scaler:
         wanted = max(group.least, ceil(_load(group) / scaling.load))
         if self._host.now - _waits_since(group) >= scaling.queue_wait:
             wanted = max(wanted, len(group.enlisted) + 1)
-        return min(wanted, len(group.serving))
+        return min(wanted, group.most)
 
     def _grow(self, group: Group, scaling: Scaling, watch: LoadTrend) -> Iterator[Command]:
         if self._host.now < watch.above + scaling.up_after:

@@ -274,7 +274,7 @@ class Scheduler:
         lineup = self.switching.lineup
         lineup.wait_target, lineup.keep_turns = event.wait_target, event.keep_turns
         self.switching.default, lineup.batch_max_wait = event.default, event.batch_max_wait
-        yield from self._orders.reconfigure(event.specs, event.changed)
+        yield from self._orders.reconfigure(event.specs, event.changed, event.routers)
         self._plan_preload(w for name, w in self.host.groups.items() if name not in known)
 
     def _recall_troubles(self, troubles: Mapping[str, Troubles], adopted: Collection[str]) -> Iterator[Command]:
@@ -671,6 +671,8 @@ class Scheduler:
         for group in self.host.in_state(WorkerState.READY):
             if group.validation is not None and not self.switching.validated_beside(group):
                 continue  # its validation goes on, or begins now
+            if group.is_cut_off:
+                continue
             yield from self.host.grant_all(group)
             if operator_switch is not None and operator_switch.group == group.name:
                 self.switching.operator_switch = None

@@ -542,6 +542,9 @@ class Switching:
         for group in self.host.in_state(WorkerState.DRAINING):
             if group.granted:
                 yield group.drain_deadline + END_GRACE
+        for group in self.host.composed:
+            if group.is_cut_off and group.granted:
+                yield group.drain_deadline + END_GRACE
 
 
 def _measured(evictions: Sequence[Eviction], group: Group) -> float:

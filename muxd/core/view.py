@@ -189,7 +189,7 @@ class CoreView:
             wanted=0 if group.state in AT_REST or group.sent_away else len(group.enlisted),
             ready=sum(worker.state is WorkerState.READY for worker in group.serving),
             least=scaling.least if scaling is not None else 0,
-            most=len(group.serving),
+            most=group.most,
             is_automatic=scaling is not None,
             lacks=self._scheduler.scaler.lacks(group.name),
         )

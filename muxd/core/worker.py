@@ -125,6 +125,7 @@ class Worker:
     gate_failures: int = 0  # processes in a row that ended before the worker was wanted
     gate_retry_at: float = 0.0  # when the next one may be begun; inf: not before the worker has served
     is_spare: bool = False  # its group does without it for now: it leaves its GPUs, or has left them
+    retired: bool = False  # the configuration has it no more, though its group: it goes as soon as it can
     drain_deadline: float = 0.0  # of a spare one
     drains_requests: bool = True  # some were in flight when its last drain began: what it takes says what drains take
     is_drain_watched: bool = False  # somebody looks when a spare one that drains has nothing left

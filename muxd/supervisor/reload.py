@@ -23,7 +23,7 @@ from muxd.core.events import Reconfigured
 from muxd.engines.gpu_source import are_pretend
 from muxd.errors import ConfigError, NeedsRestart, ShuttingDown, in_words
 from muxd.launchers.observed_scripts import completed
-from muxd.members import default_group, spec_of
+from muxd.members import by_worker, default_group, spec_of
 from muxd.own_log import setup_logging
 from muxd.threads import in_thread
 from muxd.ticks import next_tick
@@ -52,6 +52,10 @@ class Reload:
     def changed(self) -> frozenset[str]:
         """Return the models whose worker needs a new process."""
         return frozenset(step.model for step in self.plan.steps if step.action == "restart")
+
+    def routers(self) -> frozenset[str]:
+        """Return the models of which the router alone needs a new process."""
+        return frozenset(step.model for step in self.plan.steps if any(verb == "restart" for verb, _ in step.workers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +100,7 @@ class Reloader:
                 time=trio.current_time(),
                 specs=specs,
                 changed=reload.changed(),
+                routers=reload.routers(),
                 wait_target=policy.wait_target,
                 keep_turns=policy.keep_turns,
                 default=default_group(policy),
@@ -169,7 +174,7 @@ async def read_again(reread: Reread, running: Config) -> Reload:
         wanted = await in_thread(reread, abandon_on_cancel=True)
     except OSError as error:
         raise ConfigError([f"the configuration cannot be read again: {in_words(error)}; nothing was changed"]) from None
-    plan = plan_of(running, wanted)
+    plan = _by_worker(plan_of(running, wanted), running, wanted)
     if are_pretend(wanted) != are_pretend(running):
         raise NeedsRestart(
             "simulated models for real ones, or the reverse, take a restart of muxd; nothing was changed"
@@ -185,6 +190,16 @@ async def read_again(reread: Reread, running: Config) -> Reload:
     if running.keys and not wanted.keys:
         warnings.insert(0, f"no API key is left: anybody who reaches the proxy may use the models; {_SHUT}")
     return Reload(wanted, plan, tuple(warnings))
+
+
+def _by_worker(plan: Plan, running: Config, wanted: Config) -> Plan:
+    """Return a plan by which those workers alone change, of models with several, that must."""
+    before, after = ({model.name: model for model in config.models} for config in (running, wanted))
+    steps = (
+        by_worker(step, before[step.model], after[step.model]) if step.action == "restart" else step
+        for step in plan.steps
+    )
+    return replace(plan, steps=tuple(steps))
 
 
 def _with_places(config: Config, keys: tuple[str, ...]) -> list[str]:

@@ -60,11 +60,13 @@ class RunnerSet(Mapping[str, Runner]):
         """
         self._configure(config)
         for step in steps:
+            later = {worker for verb, worker in step.workers if verb == "restart"}
             for member in members_of(self.models[step.model]) if step.action in ("add", "update") else ():
-                if step.action == "update":
-                    self._runners[member.model.name].update(member.model)
-                elif member.model.name not in self._runners:
-                    self._runners[member.model.name] = self._new(member)
+                name = member.model.name
+                if name not in self._runners:
+                    self._runners[name] = self._new(member)
+                elif step.action == "update" and name not in later:
+                    self._runners[name].update(member.model)
         in_order = {name: self._runners[name] for name in self._members if name in self._runners}
         self._runners = in_order | self._runners
 

@@ -128,7 +128,7 @@ def test_of_replicas_each_has_any_of_them(load):
     text = f'[muxd]\nsimulated_gpus = 4\n{PRETEND}gpus = "auto:2"\nreplicas = 2'
     (model,) = load(text).models
     assert (model.gpus, model.any_gpus, model.gpus_each) == (("0", "1", "2", "3"), 2, 2)
-    assert [(m.model.gpus, m.model.any_gpus) for m in members_of(model)] == [(model.gpus, 2)] * 2 + [((), 2)]
+    assert [(m.model.gpus, m.model.any_gpus) for m in members_of(model)] == [(model.gpus, 2)] * 2 + [((), 0)]
 
 
 @pytest.mark.parametrize(("text", "problem"), [

@@ -251,6 +251,21 @@ OTHERS = (
 #: The same, where there are groups.
 OTHER_GROUPS = (*OTHERS, replicas("r", frozenset({"1"}), share=30), single("s"))
 
+#: The same, where replicas are added to two groups, and one is taken from the third.
+RESIZED = (
+    *OTHERS,
+    replicas("r", *(frozenset({gpu}) for gpu in "0120"), share=30, drain_timeout=20, at_first=2),
+    replicas("s", *(frozenset({gpu}) for gpu in "012"), share=30, sleep_level=3, drain_timeout=inf, restart_limit=2),
+    replicas("w", frozenset({"1"}), sleep_level=0, levels=frozenset({0, 1}), drain_timeout=5),
+)
+
+
+def _has_workers_that_stay(old: GroupSpec, new: GroupSpec) -> bool:
+    """Say whether some replicas have the same specs in both, and none that is in both has another one."""
+    former = {worker.name: worker for worker in old.workers}
+    both = [worker for worker in new.workers if worker.name in former]
+    return len(both) > 1 and all(former[worker.name] == worker for worker in both)
+
 
 def _read_ahead(spec: GroupSpec) -> GroupSpec:
     """The same, with weight files that may be read ahead; of one group they may not."""
@@ -276,7 +291,8 @@ class World:
         self.rng = random.Random(seed)
         self.configured = specs
         self.is_classed = specs in (IDLE, LENT, STANDBY)  # some requests are batch
-        self.others = tuple(map(_read_ahead, OTHER_GROUPS if specs in (GROUPS, SCALED, SPREAD) else OTHERS))
+        groups = OTHER_GROUPS if specs in (GROUPS, SPREAD) else RESIZED if specs is SCALED else OTHERS
+        self.others = tuple(map(_read_ahead, groups))
         self.book = Playbook(*map(_read_ahead, specs), wait_target=5.0, default=DEFAULTS.get(specs, NO_DEFAULT))
         self.now = 0.0
         self.seen: list[Event] = []
@@ -460,10 +476,13 @@ class World:
         if self.rng.random() < 0.2:
             there = map(_read_ahead, self.configured + self.others)
             wanted = {spec.name: spec for spec in there if self.rng.random() < 0.8}
-            changed = frozenset(n for n in wanted if n in self.specs and wanted[n] != self.specs[n])
+            others = {n for n in wanted if n in self.specs and wanted[n] != self.specs[n]}
+            changed = frozenset(n for n in others if not _has_workers_that_stay(self.specs[n], wanted[n]))
+            routed = sorted(n for n in wanted if len(wanted[n].workers) > 1 and n not in changed)
+            routers = frozenset(n for n in routed if n in self.specs and self.rng.random() < 0.3)
             self.specs = wanted or self.specs
-            default = DEFAULTS.get(self.configured, NO_DEFAULT)
-            self.tell(Reconfigured(self.now, tuple(self.specs.values()), changed, 5.0, default=default))
+            specs, default = tuple(self.specs.values()), DEFAULTS.get(self.configured, NO_DEFAULT)
+            self.tell(Reconfigured(self.now, specs, changed, 5.0, default=default, routers=routers))
 
     def measure(self) -> None:
         """Strangers come to some GPUs, or have left them."""

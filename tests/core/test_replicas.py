@@ -3,6 +3,7 @@
 import pytest
 
 from muxd.core.commands import (
+    DrainWorker,
     EndLease,
     FailLease,
     FailOrder,
@@ -11,6 +12,7 @@ from muxd.core.commands import (
     GrantLease,
     ReconfigureWorker,
     RecordMove,
+    RecordScale,
     RemoveWorker,
     RevokeLease,
     SleepWorker,
@@ -33,6 +35,7 @@ from muxd.core.events import (
     Verb,
     WorkerAsleep,
     WorkerDied,
+    WorkerDrained,
     WorkerExited,
     WorkerReady,
     WorkerStuck,
@@ -43,7 +46,7 @@ from muxd.core.states import WorkerState
 
 from .playbook import Playbook, replicas, single
 
-ZERO, ONE = "http://q/0", "http://q/1"
+ZERO, ONE, TWO = "http://q/0", "http://q/1", "http://q/2"
 GPU_0, GPU_1 = frozenset({"0"}), frozenset({"1"})
 
 
@@ -414,3 +417,59 @@ def test_halves_are_not_scaled():
     why = "q has no replicas: how many prefill and how many decode is in its configuration"
     order = OrderGiven(20, 9, "q", Verb.SCALE, replicas=2)
     assert serving_three() >> order << FailOrder(9, "scale_refused", why)
+
+
+# A configuration with other workers
+
+
+def three() -> GroupSpec:
+    return replicas("q", GPU_0, GPU_1, frozenset({"2"}))
+
+
+def test_a_replica_that_a_configuration_adds_comes_beside_the_others():
+    book = serving_q() >> Reconfigured(20, (three(),), frozenset(), 30.0)
+    assert book << RecordScale("q", 2, 3, "the configuration says so") << StartWorker("q/2")
+    assert book >> WorkerReady(25, "q/2", TWO) << SyncRouter("q", (ZERO, ONE, TWO))
+    assert [worker.generation for worker in book.group("q").serving] == [1, 1, 1]
+
+
+def test_a_replica_that_a_configuration_has_no_more_finishes_what_it_has_and_ends():
+    book = serving_q() >> Reconfigured(20, (three(),), frozenset(), 30.0)
+    book = book << RecordScale("q", 2, 3, "the configuration says so") << StartWorker("q/2")
+    book = book >> WorkerReady(25, "q/2", TWO) << SyncRouter("q", (ZERO, ONE, TWO))
+    book = book >> RouterSynced(25, "q", (ZERO, ONE, TWO))
+    book = book >> Reconfigured(30, (replicas("q", GPU_0, GPU_1),), frozenset(), 30.0)
+    book = book << RecordScale("q", 3, 2, "the configuration says so") << SyncRouter("q", (ZERO, ONE))
+    book = book >> RouterSynced(31, "q", (ZERO, ONE)) << DrainWorker("q/2")
+    assert book >> WorkerDrained(33, "q/2") << StopWorker("q/2")
+    assert book.state("q") is WorkerState.READY
+    assert book >> WorkerExited(34, "q/2") << RemoveWorker("q/2")
+    assert list(book.scheduler.host.workers) == ["q/0", "q/1", "q/router"]
+
+
+def test_a_router_that_a_configuration_changes_ends_once_its_clients_have_nothing_and_the_replicas_stay():
+    book = serving_q() >> Reconfigured(20, (replicas("q", GPU_0, GPU_1),), frozenset(), 30.0, routers=frozenset("q"))
+    message = "the router of q is started anew, as the configuration has changed"
+    book = book << RevokeLease(1, "renew", message, 320.0)
+    assert book >> LeaseAsked(21, 2, "q")  # it waits
+    book = book >> LeaseEnded(22, 1) << StopWorker("q/router")
+    book = book >> WorkerExited(23, "q/router") << ReconfigureWorker("q/router") << StartWorker("q/router")
+    book = book >> WorkerReady(24, "q/router", "http://q/new") << SyncRouter("q", (ZERO, ONE))
+    assert book >> RouterSynced(25, "q", (ZERO, ONE)) << GrantLease(2, "http://q/new", 4)
+    assert [worker.generation for worker in book.group("q").serving] == [1, 1]
+
+
+def test_a_router_whose_clients_do_not_end_is_not_waited_for_beyond_the_drain_timeout():
+    spec = replicas("q", GPU_0, GPU_1, drain_timeout=10)
+    book = serving_q() >> Reconfigured(20, (spec,), frozenset(), 30.0, routers=frozenset("q"))
+    message = "the router of q is started anew, as the configuration has changed"
+    book = book << RevokeLease(1, "renew", message, 30.0)
+    assert book.timer == 31.0
+    assert book >> TimerFired(31) << EndLease(1) << StopWorker("q/router")
+
+
+def test_a_router_is_changed_where_nothing_of_its_group_runs():
+    book = Playbook("a", replicas("q", GPU_0, GPU_1))
+    specs = (single("a"), replicas("q", GPU_0, GPU_1))
+    book = book >> Reconfigured(20, specs, frozenset(), 30.0, routers=frozenset("q"))
+    assert book << ReconfigureWorker("q/0") << ReconfigureWorker("q/1") << ReconfigureWorker("q/router")

@@ -4,7 +4,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -139,3 +141,64 @@ def test_every_policy_serves_from_the_first_replica_or_the_first_of_each_half_on
     for model in ("by_lot", "of_two", "halves"):
         text = muxd.ask(model)
         assert {muxd.ask(model) for _ in range(4)} == {text}
+
+
+def reload(muxd: Muxd, old: str, new: str) -> list[tuple[str, list[str]]]:
+    text = muxd.config.read_text()
+    assert old in text
+    muxd.config.write_text(text.replace(old, new, 1))
+    answer = muxd.control("POST", "/v1/reload", {})
+    assert answer.status_code == 200, answer.text
+    return [(step["action"], step.get("workers", [])) for step in answer.json()["plan"]]
+
+
+def pids(muxd: Muxd) -> dict[str, int]:
+    return {name: worker["pid"] for name, worker in workers(muxd).items()}
+
+
+def test_a_reload_starts_and_ends_those_workers_alone_that_it_changes_and_no_request_is_lost(tmp_path):
+    def all_ready(count: int) -> bool:
+        return [worker["state"] for worker in workers(muxd).values()] == ["ready"] * count
+
+    with Muxd(tmp_path, MODELS) as muxd, ThreadPoolExecutor(8) as clients, ExitStack() as stack:
+        text = muxd.ask("pair", max_tokens=30)
+        eventually(lambda: all_ready(3), "both replicas are ready")
+        before, over = pids(muxd), Event()
+        stack.callback(over.set)
+        answers = [clients.submit(ask_until, muxd, over, text) for _ in range(6)]
+        with muxd.stream("pair", max_tokens=400) as lines:
+            begun = [next(lines)]
+            other = f'{{ policy = "random", log_dir = "{tmp_path}/router" }}'
+            plan = reload(muxd, '{ policy = "round_robin" }', other)
+            assert plan == [("update", ["restart pair/router"])]
+            begun += lines
+        assert begun[-2] == "data: [DONE]", "its router ends once it has nothing"
+        eventually(lambda: all_ready(3) and pids(muxd)["pair/router"] != before["pair/router"], "another router")
+        assert list((tmp_path / "router").iterdir()), "it is what the configuration says now"
+        second = pids(muxd)
+        assert plan_of_replicas(muxd, "replicas = 2", "replicas = 3", "[0, 1]", "[0, 1, 2]") == ["start pair/2"]
+        eventually(lambda: all_ready(4), "the third replica is ready")
+        assert plan_of_replicas(muxd, "replicas = 3", "replicas = 2", "[0, 1, 2]", "[0, 1]") == ["stop pair/2"]
+        eventually(lambda: len(workers(muxd)) == 3, "the third replica is gone")
+        assert pids(muxd) == second
+        assert [second[name] for name in ("pair/0", "pair/1")] == [before[name] for name in ("pair/0", "pair/1")]
+        over.set()
+        asked = [answer.result() for answer in answers]
+    assert all(asked)
+
+
+def plan_of_replicas(muxd: Muxd, old: str, new: str, gpus: str, new_gpus: str) -> list[str]:
+    text = muxd.config.read_text()
+    muxd.config.write_text(text.replace(f"gpus = {gpus}", f"gpus = {new_gpus}", 1))
+    ((action, said),) = reload(muxd, old, new)
+    assert action == "update"
+    return said
+
+
+def ask_until(muxd: Muxd, over: Event, text: str) -> int:
+    """Ask again and again; return how many were answered, each as it should be."""
+    count = 0
+    while not over.is_set():
+        assert muxd.ask("pair", max_tokens=30) == text
+        count += 1
+    return count

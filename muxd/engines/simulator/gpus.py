@@ -40,7 +40,7 @@ class SimulatedGpus:
         return self.latest
 
     def cover(self, config: Config) -> None:
-        self._ids = _ids(config)
+        self._ids = in_order({*self._ids, *_ids(config)})  # workers that a reload has removed are on theirs yet
 
 
 def ledger_path(daemon: Daemon) -> Path:
