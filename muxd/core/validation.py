@@ -77,7 +77,7 @@ class Validations:
 
     def _take_stage(self, group: Group, order: Order, validation: Validation) -> Iterator[Command]:
         match validation.stage:
-            case Stage.COME if _has_come(group) and not self._switching.validated_beside(group):
+            case Stage.COME if self._has_come(group) and not self._switching.validated_beside(group):
                 yield from self._begin_cycle(group, order, validation)
             case Stage.RELAUNCH:
                 yield from self._send_away(group, 3)
@@ -103,13 +103,25 @@ class Validations:
                     yield from self._ask(group, validation, Moment.ASLEEP)
             case Stage.LOOK_ASLEEP if not validation.asked:
                 validation.stage = Stage.RETURN
-            case Stage.RETURN if _has_come(group):
+            case Stage.RETURN if self._has_come(group):
                 validation.stage = Stage.LOOK_AWAKE
                 yield from self._ask(group, validation, Moment.AWAKE)
             case Stage.LOOK_AWAKE if not validation.asked:
                 yield from self._end_cycle(group, order, validation)
             case _:
                 pass  # an event brings it forward
+
+    def _has_come(self, group: Group) -> bool:
+        """Say whether the group is ready, with all of its workers that are not lost, or kept out by others."""
+        there = (w.state is WorkerState.READY or w.state in LOST or self._is_kept_out(w) for w in group.enlisted)
+        return group.state is WorkerState.READY and all(there)
+
+    def _is_kept_out(self, worker: Worker) -> bool:
+        """Say whether a worker waits for nothing but room, which nobody is about to give it."""
+        if not worker.may_come(self._host.now) or self._host.changing_on(worker.gpus):
+            return False
+        is_lent = not self._host.lent.isdisjoint(worker.gpus)
+        return is_lent or bool(self._host.ledger.shortfall(worker.name, worker.gpu_claim))
 
     def _begin_cycle(self, group: Group, order: Order, validation: Validation) -> Iterator[Command]:
         """Begin the next cycle with a group that is ready, or have it launched so that it can; without one, end."""
@@ -203,7 +215,8 @@ class Validations:
         """Have those workers measured that are where they should be."""
         for worker in group.enlisted:
             if moment is not Moment.ASLEEP and worker.state is not WorkerState.READY:
-                validation.errors.setdefault(worker.name, f"{worker.state}: {worker.reason}")
+                why = "others have its GPU" if self._is_kept_out(worker) else worker.reason
+                validation.errors.setdefault(worker.name, f"{worker.state}: {why}")
                 continue
             self._last_number += 1
             validation.asked[worker.name] = self._last_number
@@ -251,12 +264,6 @@ def distrust_again(group: Group, validation: Validation) -> None:
     for worker in group.enlisted:
         worker.distrusted |= {validation.retried[worker.name]} if worker.name in validation.retried else set()
     validation.retried.clear()
-
-
-def _has_come(group: Group) -> bool:
-    """Say whether the group is ready, with all of its workers that are not lost."""
-    is_there = all(worker.state is WorkerState.READY or worker.state in LOST for worker in group.enlisted)
-    return is_there and group.state is WorkerState.READY
 
 
 def _can_sleep_at(group: Group, level: int) -> bool:

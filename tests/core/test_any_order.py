@@ -443,8 +443,6 @@ class World:
 
     def validate(self) -> None:
         """An operator has a model validated, or ends muxctl while it is."""
-        if self.configured in (SCALED, SPREAD):
-            return
         if self.rng.random() < 0.2:
             self.last += 1
             self.tickets.add(self.last)

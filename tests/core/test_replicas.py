@@ -10,10 +10,12 @@ from muxd.core.commands import (
     FinishOrder,
     FinishShutdown,
     GrantLease,
+    MeasureWorker,
     ReconfigureWorker,
     RecordMove,
     RecordScale,
     RemoveWorker,
+    ReportCycle,
     RevokeLease,
     SleepWorker,
     StartWorker,
@@ -37,6 +39,7 @@ from muxd.core.events import (
     WorkerDied,
     WorkerDrained,
     WorkerExited,
+    WorkerMeasured,
     WorkerReady,
     WorkerStuck,
 )
@@ -473,3 +476,25 @@ def test_a_router_is_changed_where_nothing_of_its_group_runs():
     specs = (single("a"), replicas("q", GPU_0, GPU_1))
     book = book >> Reconfigured(20, specs, frozenset(), 30.0, routers=frozenset("q"))
     assert book << ReconfigureWorker("q/0") << ReconfigureWorker("q/1") << ReconfigureWorker("q/router")
+
+
+def test_a_replica_that_others_keep_out_fails_its_cycles_and_the_validation_ends():
+    """A configuration has added it, and its GPU is another model's."""
+    three = replicas("q", GPU_0, GPU_1, frozenset({"2"}))
+    book = serving_q(single("a", frozenset({"2"})))
+    book = book >> OrderGiven(13, 5, "a", Verb.START) << StartWorker("a")
+    book = book >> WorkerReady(14, "a", "http://a") << FinishOrder(5, "ready")
+    book = book >> Reconfigured(20, (three, single("a", frozenset({"2"}))), frozenset(), 30.0)
+    book = book << RecordScale("q", 2, 3, "the configuration says so")
+    book >> OrderGiven(30, 7, "q", Verb.VALIDATE, levels=(2,))
+    assert [type(each) for each in book.pending] == [RevokeLease]
+    book.pending.clear()
+    book >> LeaseEnded(31, 1)
+    asked = [each for each in book.pending if isinstance(each, MeasureWorker)]
+    assert [each.worker for each in asked] == ["q/0", "q/1"]
+    for each in asked:
+        book.pending.clear()
+        book >> WorkerMeasured(32, each.worker, each.number, "")
+    errors = {each.worker: each.error for each in book.pending if isinstance(each, ReportCycle)}
+    assert errors["q/2"] == "unloaded: others have its GPU"
+    assert FinishOrder(7, "ready") in book.pending
