@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,37 @@ def test_every_request_counts_once_on_both_sides(server, prompt_bytes):
     assert seen["answers"] == stats(port)["requests"] >= 4
     assert (seen["refused"], seen["errors"], seen["cut"]) == (0, 0, 0)
     assert 0 < seen["latency_p50"] <= seen["latency_p99"] <= seen["latency_max"] < 1e6 * seen["seconds"]
+
+
+@with_programs
+def test_requests_differ_in_length_and_with_ids_in_all_of_the_head(built, heads_of):
+    lengths, ids = zip(*heads_of(unique=False), strict=True)
+    assert len(set(lengths)) == 8
+    assert set(ids) == {b""}
+    _, ids = zip(*heads_of(unique=True), strict=True)
+    assert len(set(ids)) == len(ids) > 8
+
+
+@pytest.fixture
+def heads_of():
+    """Length and id of some requests, as a server sees them that closes each connection."""
+
+    def seen(*, unique):
+        core, answer = min(os.sched_getaffinity(0)), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        found = []
+        with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as beside:
+            port = listener.getsockname()[1]
+            loaded = beside.submit(Load(core, port).requests, 1, 0.2, unique=unique)
+            client, _ = listener.accept()
+            with client:
+                while data := client.recv(1 << 16):
+                    head = dict(line.split(b": ", 1) for line in data.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:])
+                    found.append((head[b"Content-Length"], head.get(b"X-Request-Id", b"")))
+                    client.sendall(answer)
+            loaded.result()
+        return found
+
+    return seen
 
 
 @with_programs

@@ -1,12 +1,13 @@
 /* Load for an OpenAI-style server or a proxy before one, and what its clients see.
  *
- *     load requests PORT [-c CONNECTIONS] [-d SECONDS] [-b PROMPT_BYTES]
+ *     load requests PORT [-c CONNECTIONS] [-d SECONDS] [-b PROMPT_BYTES] [-u]
  *     load streams PORT [-c STREAMS] [-n EVENTS] [-i INTERVAL_US] [-s EVENT_BYTES] [-g STAGGER_MS] [-l LIMIT_S]
  *
  * `requests`: each connection sends a request, reads the answer to its end and sends the next, on and on; after
  * SECONDS no new ones are sent, and those that are under way are waited for.  All of them count, so that CPU time that
  * was used for them divides by them.  Prompts differ in length from request to request, as those of a program do:
- * they have PROMPT_BYTES, or up to 7 times 37 more.
+ * they have PROMPT_BYTES, or up to 7 times 37 more.  With -u each has an X-Request-Id of its own, so that no two heads
+ * are alike.
  *
  * `streams`: each stream is one connection with one request; they begin evenly within STAGGER_MS.  Every event of
  * upstream.c tells by CLOCK_MONOTONIC when it was made.  After LIMIT_S, what still runs counts as cut off.
@@ -32,6 +33,7 @@
 #include <unistd.h>
 
 #define SECOND 1000000000LL /* in nanoseconds, as all times here */
+#define ID "X-Request-Id: "
 #define PATIENCE (60 * SECOND) /* for requests that are under way in the end */
 
 /* ---- What is measured ---- */
@@ -80,6 +82,7 @@ static void print_samples(const char *name, struct samples *s)
 struct request {
     char *bytes;
     size_t length;
+    char *id; /* ten digits of the head that are the request's own; NULL: none are */
 };
 
 enum part { HEAD, SIZED_BODY, CHUNK_SIZE, CHUNK_BODY, CHUNK_END, TRAILERS, BODY_TO_END, COMPLETE };
@@ -109,7 +112,7 @@ static const char DONE[] = "[DONE]";
 static int epoll, port = 0;
 static struct request requests[8]; /* one after the other */
 static long kinds = 8, requests_begun;
-static bool streaming;
+static bool streaming, unique;
 static long events_asked = 100;
 static int64_t deadline; /* no further requests after it */
 static long active;
@@ -164,8 +167,14 @@ static void send_request(struct connection *c)
 static void begin(struct connection *c)
 {
     int fd = c->fd, on = 1;
+    struct request *r = &requests[requests_begun++ % kinds];
+    if (r->id) {
+        char digits[24];
+        snprintf(digits, sizeof digits, "%010ld", requests_begun);
+        memcpy(r->id, digits, 10);
+    }
     struct sockaddr_in address = {AF_INET, htons(port), {htonl(INADDR_LOOPBACK)}, {0}};
-    *c = (struct connection){.fd = fd, .began = now(), .left = -1, .request = &requests[requests_begun++ % kinds]};
+    *c = (struct connection){.fd = fd, .began = now(), .left = -1, .request = r};
     if (fd < 0) {
         c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
         setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -350,12 +359,13 @@ static void write_request(struct request *request, const char *text, size_t padd
             "\"max_tokens\":64,\"stream\":%s}", text, streaming ? "true" : "false");
     int head_length = sprintf(head, "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
             "Accept: application/json\r\nContent-Type: application/json\r\nUser-Agent: OpenAI/Python 2.8.0\r\n"
-            "Authorization: Bearer sk-bench\r\nX-Stainless-Lang: python\r\nContent-Length: %zu\r\n\r\n",
-            port, strlen(body));
+            "Authorization: Bearer sk-bench\r\nX-Stainless-Lang: python\r\n%sContent-Length: %zu\r\n\r\n",
+            port, unique ? ID "0000000000\r\n" : "", strlen(body));
     request->length = head_length + strlen(body);
     request->bytes = malloc(request->length + 1);
     memcpy(request->bytes, head, head_length);
     strcpy(request->bytes + head_length, body);
+    request->id = unique ? strstr(request->bytes, ID) + strlen(ID) : NULL;
     free(body);
 }
 
@@ -363,7 +373,7 @@ int main(int argc, char **argv)
 {
     long count = 32, padding = 700, interval_us = 20000, event_bytes = 205, stagger_ms = 1000;
     double seconds = 2, limit_s = 60;
-    for (int option; (option = getopt(argc, argv, "c:d:b:n:i:s:g:l:")) != -1;)
+    for (int option; (option = getopt(argc, argv, "c:d:b:n:i:s:g:l:u")) != -1;)
         switch (option) {
         case 'c': count = atol(optarg); break;
         case 'd': seconds = atof(optarg); break;
@@ -373,6 +383,7 @@ int main(int argc, char **argv)
         case 's': event_bytes = atol(optarg); break;
         case 'g': stagger_ms = atol(optarg); break;
         case 'l': limit_s = atof(optarg); break;
+        case 'u': unique = true; break;
         default: return 2;
         }
     streaming = argc - optind == 2 && !strcmp(argv[optind], "streams");

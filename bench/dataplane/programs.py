@@ -89,8 +89,10 @@ class Load:
         self._core = core
         self._port = port
 
-    def requests(self, connections: int, seconds: float, prompt_bytes: int = 700) -> Seen:
-        return self._run("requests", "-c", connections, "-d", seconds, "-b", prompt_bytes)
+    def requests(self, connections: int, seconds: float, prompt_bytes: int = 700, *, unique: bool = False) -> Seen:
+        """With `unique` each has an id of its own in its head."""
+        own = ["-u"] if unique else []
+        return self._run("requests", "-c", connections, "-d", seconds, "-b", prompt_bytes, *own)
 
     def streams(self, streams: int, events: int, interval_ms: float, stagger_s: float, limit_s: float = 60) -> Seen:
         """`events` for each stream; all have begun after `stagger_s`, evenly."""

@@ -83,6 +83,12 @@ def requests(target: Running, load: Load) -> Figures:
     return {"request.rate": seen["answers"] / seen["seconds"], **costs(target, cost)}
 
 
+def ids(target: Running, load: Load) -> Figures:
+    load.requests(32, 0.5, unique=True)
+    seen, cpu = costed(target, lambda: load.requests(32, 2, unique=True))
+    return costs(target, {"ids.cpu": 1e6 * cpu / seen["answers"]})
+
+
 def latency(target: Running, load: Load) -> Figures:
     seen, _ = costed(target, lambda: load.requests(1, 1))
     return {"latency": seen["latency_p50"]}
@@ -121,6 +127,7 @@ REQUESTS = (
     Row("request.rate", "requests/s on one core", "/s", (Goal(2.5, ROUTER, at_least=True),)),
     Row("request.core", "of that core, what was used", "%"),
 )
+IDS = (Row("ids.cpu", "CPU per request, each with an id of its own", "us"),)
 QUOTAS = (
     Row("quota.rate", f"requests/s with {QUOTA:.0%} of a core for each process of the proxy", "/s"),
     Row("quota.used", "- of these shares, what was used", "%"),
@@ -201,6 +208,7 @@ HOLD = (
 
 EXPERIMENTS = (
     Experiment("requests", REQUESTS, requests),
+    Experiment("ids", IDS, ids),
     Experiment("quota", QUOTAS, quota),
     Experiment("latency", LATENCY, latency),
     streams(32, 100, 20),
