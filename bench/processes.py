@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -36,5 +37,6 @@ def children(pid: int) -> list[int]:
     """Of any of its threads."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
+            found += [int(child) for child in (task / "children").read_text().split()]
     return found
