@@ -1,7 +1,6 @@
 """`muxctl events`: what happened, one line each; with -f also what happens from now on."""
 
 import json
-import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
 from urllib.parse import urlencode
@@ -10,12 +9,12 @@ from muxctl.control_connection import stream
 from muxctl.display.tables import plain
 from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode
 from muxctl.socket_path import find_socket
-from muxctl.times import when
+from muxctl.times import stamp, when
 
 MEANING = """\
 Every change of a model's state, every switch, order and reload, with who did it
 and how long it took: the last 1000, over restarts of muxd, too.  Times are of
-this host; --json has seconds since 1970."""
+this host, with their offset; --json has seconds since 1970."""
 EXAMPLES = {
     "muxctl events": "what happened so far",
     "muxctl events -f": "and what happens from now on",
@@ -77,7 +76,7 @@ def event_line(event: dict[str, Any]) -> str:
 
 def _when(event: dict[str, Any]) -> str:
     when = event.get("time")
-    return "?" if when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+    return "?" if when is None else stamp(when)
 
 
 def _value(value: object) -> str:

@@ -1,7 +1,6 @@
 """`muxctl requests`: the clients' requests that run, that wait, and that have ended; with -f those that end."""
 
 import json
-import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -10,6 +9,7 @@ from muxctl.control_connection import ask, stream
 from muxctl.display.tables import duration, plain, table
 from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode
 from muxctl.socket_path import find_socket
+from muxctl.times import stamp
 
 MEANING = """\
 Without -f: every request that runs or waits, and the last that have ended.
@@ -103,7 +103,7 @@ def ended_line(entry: dict[str, Any]) -> str:
     """Return the line of -f for one request that has ended, or for what is missing."""
     if entry["type"] == "gap":
         return f"... {entry.get('missed', 'some')} requests were missed"
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"]))
+    when = stamp(entry["time"])
     if entry["type"] != "request":
         return f"{when} ... and {entry.get('count', 'some')} more"
     key = f" key={plain(entry['key'])}" if entry["key"] else ""

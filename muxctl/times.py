@@ -1,29 +1,40 @@
-"""Points in time as operators write them: a time of day, a date, or how long ago."""
+"""Points in time: read as operators write them, and written in the one form that muxctl has for people.
+
+What is read is a time of day, a date, or how long ago.  What is written is this host's time with its offset, as RFC
+3339 has it.
+"""
 
 import re
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from muxctl.exit_codes import CommandFailed, ExitCode
 
-_FORMS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
+_FORMS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 _CLOCKS = ("%H:%M:%S", "%H:%M")
 
 
 def when(text: str, option: str) -> float:
     """Return the seconds since the epoch that `text` means, the value of `option`; raise CommandFailed.
 
-    "10min" is so long ago, "18:04" the last time that it was that late here, "2026-11-29 18:04" that moment here.
+    "10min" is so long ago, "18:04" the last time that it was that late here, "2026-11-29 18:04" that moment here; a
+    moment with its offset, as muxctl prints it, is that moment wherever it was printed.
     """
-    for form in _FORMS:
-        if (moment := _read(text, form)) is not None:
-            return moment.timestamp()
+    if "-" in text:
+        with suppress(ValueError):
+            return datetime.fromisoformat(text).timestamp()
     for form in _CLOCKS:
         if (moment := _read(text, form)) is not None:
             now = datetime.now()
             today = now.replace(hour=moment.hour, minute=moment.minute, second=moment.second, microsecond=0)
             return (today if today <= now else today - timedelta(days=1)).timestamp()
     return time.time() - _seconds(text, option)
+
+
+def stamp(seconds: float, precision: str = "seconds") -> str:
+    """Return a time, in seconds since 1970, as this host's time with its offset; to "seconds" or "milliseconds"."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec=precision)
 
 
 def seconds_of(text: str) -> float:

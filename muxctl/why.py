@@ -1,7 +1,6 @@
 """`muxctl why [MODEL]`: why a switch was made, who asked for it, and where its time went."""
 
 import json
-import time
 from argparse import ArgumentParser, Namespace
 from typing import Any
 from urllib.parse import urlencode
@@ -10,7 +9,7 @@ from muxctl.control_connection import ask
 from muxctl.display.tables import hanging, plain, table
 from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode
 from muxctl.socket_path import find_socket
-from muxctl.times import when
+from muxctl.times import stamp, when
 
 MEANING = """\
 The last switch, or the last that MODEL came or left by, or the one that was
@@ -61,7 +60,7 @@ def run(options: Namespace) -> int:
 
 def lines_of(switch: dict[str, Any]) -> list[str]:
     """Return what is told of one switch."""
-    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(switch["began"]))
+    began = stamp(switch["began"])
     levels = switch["levels"]
     source = " and ".join(f"{plain(name)} (to level {levels.get(name, '?')})" for name in switch["from"])
     result = {"ready": "ready", "failed": "failed", "called_off": "called off"}.get(switch["result"], "under way")

@@ -35,8 +35,10 @@ from .left_behind import LeftBehind, find_left_behind, is_to_be_ended
 from .locks import hold
 from .notify import Notifier
 from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
+from .own_log import BACKUPS, MAX_BYTES, keep_log, own_log_file
 from .pool_share import processes_of
 from .saved_state import SavedState, StateFile
+from .shim.log import Log
 from .successor import Successor
 from .supervisor import Reread, Supervisor
 from .threads import in_thread
@@ -68,6 +70,7 @@ async def run_daemon(config: Config, reread: Reread, notifier: Notifier, success
     control_socket = ControlSocket(daemon.socket, admin_group=daemon.admin_group, others=anybody, passed=passed)
     try:
         lock = _claim_folders(daemon)
+        keep_log(Log(str(own_log_file(daemon.log_dir)), MAX_BYTES, BACKUPS), daemon.log_format)
         try:
             passed_on = await _run(config, reread, notifier, control_socket, successor)
             if passed_on and successor is not None:

@@ -14,6 +14,9 @@ from io import FileIO
 from itertools import count
 from pathlib import Path
 from stat import S_ISREG
+from typing import NamedTuple
+
+from muxd.log_times import TimeIndexReader
 
 MAX_LINE = 64 << 10  # bytes; a longer line is returned in pieces of this size
 MAX_TAIL = 8 << 20  # bytes from the end of the log at which a reader may begin, however many lines it asks for
@@ -22,18 +25,31 @@ _BLOCK = 64 << 10
 _BATCH = 256 << 10
 
 
-class LogReader:
-    """A reader of a log's last `lines` lines, and then of the lines that are appended.
+class LogLine(NamedTuple):
+    """A line of a log, and when its first byte came, in nanoseconds since 1970."""
 
+    text: str
+    came: int | None  # None: nobody has kept it
+    came_by: int  # the same, or a time by which it had come
+
+
+class LogReader:
+    """A reader of a log's last lines, and then of the lines that are appended.
+
+    It begins `lines` lines back, or with the first line that came at `since`, whichever is later; back from the end, or
+    from `until`.  Both are in nanoseconds since 1970, and bound where to look: a line that is returned may be older.
     The log may be made later: until then the reader returns no lines.  Close the reader after use.
     All methods raise OSError, but not for files that are missing.
     """
 
-    def __init__(self, path: Path, lines: int) -> None:
+    def __init__(self, path: Path, lines: int | None, since: int | None = None, until: int | None = None) -> None:
         self._path = path
         self._file: FileIO | None = None
+        self._times: TimeIndexReader | None = None
         self._unfinished = b""
-        self._begin(lines)
+        self._came: tuple[int | None, int] = (None, 0)  # when the unfinished line came, as LogLine has it
+        self._is_within_line = False  # what comes first is the end of a line whose beginning is left out
+        self._begin(lines, since, until)
 
     def __enter__(self) -> "LogReader":
         return self
@@ -45,32 +61,66 @@ class LogReader:
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._times is not None:
+            self._times.close()
+            self._times = None
 
-    def read(self) -> list[str]:
-        """Return the next complete lines, not much more than 256 KiB of them, or [] where there are no new ones."""
-        lines: list[str] = []
+    def read(self, size_wanted: int = _BATCH) -> list[LogLine]:
+        """Return the next complete lines, not much more than so many bytes, or [] where there are no new ones."""
+        lines: list[LogLine] = []
         size = 0
-        while size < _BATCH and (data := self._next_bytes(lines)):
+        while (size < min(size_wanted, _BATCH) or not lines) and (data := self._next_bytes(lines)):
             size += len(data)
             lines += self._complete_lines(data)
         return lines
 
-    def unfinished(self) -> str:
-        """Return the beginning of a line that has no end yet, or ""."""
-        return _decode(self._unfinished)
+    def unfinished(self) -> list[LogLine]:
+        """Return the beginning of a line that has no end yet, if there is one."""
+        return [LogLine(_decode(self._unfinished), *self._came)] if self._unfinished else []
 
-    def _begin(self, lines: int) -> None:
-        """Open the part, and go to the place in it, where the last `lines` lines begin."""
+    def _begin(self, lines: int | None, since: int | None, until: int | None) -> None:
+        """Open the part, and go to the place in it, where the reader is to begin."""
         parts = _open_parts(self._path)
         try:
-            if parts:
-                index, offset = _find_start(parts, lines)
-                self._file = parts.pop(index)
-                self._file.seek(offset)
+            if not parts:
+                return
+            end = (0, parts[0].seek(0, os.SEEK_END)) if until is None else self._place_of(parts, until)
+            start = (len(parts) - 1, 0) if lines is None else _find_start(parts, lines, end)
+            first = start if since is None else self._place_of(parts, since)
+            index, offset = min(start, first, key=lambda place: (place[0], -place[1]))
+            self._is_within_line = (index, offset) != start and not _is_line_start(parts, index, offset)
+            self._go_on_with(parts.pop(index))
+            assert self._file is not None
+            self._file.seek(offset)
         finally:
             _close_all(parts)
 
-    def _next_bytes(self, lines: list[str]) -> bytes:
+    def _place_of(self, parts: list[FileIO], time: int) -> tuple[int, int]:
+        """Return the index in `parts` and the offset of what came first at `time` or later: the end if nothing did."""
+        place = (0, parts[0].seek(0, os.SEEK_END))
+        for index, part in enumerate(parts):
+            times = self._times_of(part)
+            offset = times.first_since(time)
+            times.close()
+            if offset is not None:
+                place = (index, offset)
+            if offset != 0:
+                return place
+        return place
+
+    def _times_of(self, part: FileIO) -> TimeIndexReader:
+        def paths() -> Iterator[Path]:
+            every = (_part_path(self._path, index) for index in _existing_indices(self._path))
+            return (path for path in every if _is_at(path, part))
+
+        return TimeIndexReader(paths, part)
+
+    def _go_on_with(self, part: FileIO) -> None:
+        self.close()
+        self._file = part
+        self._times = self._times_of(part)
+
+    def _next_bytes(self, lines: list[LogLine]) -> bytes:
         """Return the next bytes, from the next part where the present one has ended; b"" where there are none yet.
 
         Where a part was rotated away unread, GAP is appended to `lines`, after the unfinished line if there is one.
@@ -85,40 +135,64 @@ class LogReader:
             if following is None:
                 return b""
             if not adjacent:
-                lines += [*(self._complete_lines(b"\n") if self._unfinished else ()), GAP]
-            self.close()
-            self._file = following
+                lines += self.unfinished()
+                self._unfinished, self._is_within_line = b"", False
+                lines.append(LogLine(GAP, None, self._came[1]))
+            self._go_on_with(following)
 
     def _read_file(self) -> bytes:
         if self._file is None:
             return b""
         if self._file.tell() > os.fstat(self._file.fileno()).st_size:
             self._file.seek(0)  # another program has truncated the file; muxd rotates by renaming
+            self._go_on_with(FileIO(os.dup(self._file.fileno())))
         return self._file.read(_BLOCK)
 
     def _was_rotated(self) -> bool:
         """Say whether the part being read is not the newest any more; True also where no part was found so far."""
         return self._file is None or not _is_at(self._path, self._file)
 
-    def _complete_lines(self, data: bytes) -> list[str]:
-        """Return the lines that `data` completes, and keep the rest as the unfinished line."""
-        *ended, rest = (self._unfinished + data).split(b"\n")
-        *full, self._unfinished = _split(rest)
-        return [_decode(piece) for line in ended for piece in _split(line)] + [_decode(piece) for piece in full]
+    def _complete_lines(self, data: bytes) -> list[LogLine]:
+        """Return the lines that `data`, just read, completes, and keep the rest as the unfinished line."""
+        assert self._file is not None
+        assert self._times is not None
+        self._times.load()
+        at = self._file.tell() - len(data)
+        *ended, rest = data.split(b"\n")
+        found: list[LogLine] = []
+        for line in ended:
+            self._begin_line(at)
+            at += len(line) + 1
+            if not self._is_within_line:
+                found += self._pieces(self._unfinished + line)
+            self._unfinished, self._is_within_line = b"", False
+        if rest and not self._is_within_line:
+            self._begin_line(at)
+            *full, self._unfinished = _split(self._unfinished + rest)
+            found += [LogLine(_decode(piece), *self._came) for piece in full]
+        return found
+
+    def _begin_line(self, at: int) -> None:
+        """Take the time of the line that begins at this offset of the file, unless it has begun already."""
+        if not self._unfinished and self._times is not None:
+            came = self._times.at(at)
+            self._came = (came, self._times.at_latest() if came is None else came)
+
+    def _pieces(self, line: bytes) -> list[LogLine]:
+        return [LogLine(_decode(piece), *self._came) for piece in _split(line)]
 
 
 def tail(path: Path, lines: int) -> list[str]:
     """Return the last `lines` lines of a log, the last of which may have no end yet; raises OSError."""
-    found: deque[str] = deque(maxlen=lines)
+    found: deque[LogLine] = deque(maxlen=lines)
     with LogReader(path, lines) as reader:
         for _ in range(MAX_TAIL // _BATCH + 2):  # bounded, for a child may write faster than this loop reads
             batch = reader.read()
             if not batch:
                 break
             found.extend(batch)
-        if unfinished := reader.unfinished():
-            found.append(unfinished)
-    return list(found)
+        found.extend(reader.unfinished())
+    return [line.text for line in found]
 
 
 def _decode(line: bytes) -> str:
@@ -213,13 +287,16 @@ def _open_following(path: Path, file: FileIO | None) -> tuple[FileIO | None, boo
     return oldest, file is None
 
 
-def _find_start(parts: list[FileIO], lines: int) -> tuple[int, int]:
-    """Return the index in `parts` and the offset at which the last `lines` lines begin, at most MAX_TAIL bytes back."""
+def _find_start(parts: list[FileIO], lines: int, end: tuple[int, int]) -> tuple[int, int]:
+    """Return the index in `parts` and the offset at which the last `lines` lines before `end`, likewise, begin.
+
+    At most MAX_TAIL bytes before.
+    """
     allowance = MAX_TAIL
     wanted = lines  # number of line ends still to go back over
-    at_end = True  # the block is the log's last: a line end at its end belongs to the last line
-    for index, part in enumerate(parts):
-        position = part.seek(0, os.SEEK_END)
+    at_end = True  # the block is the last one: a line end at its end belongs to the last line
+    for index, part in enumerate(parts[end[0] :], end[0]):
+        position = end[1] if index == end[0] else part.seek(0, os.SEEK_END)
         while position:
             if not wanted or not allowance:
                 return index, position
@@ -234,6 +311,14 @@ def _find_start(parts: list[FileIO], lines: int) -> tuple[int, int]:
             wanted -= found
             position = block_start
     return len(parts) - 1, 0
+
+
+def _is_line_start(parts: list[FileIO], index: int, offset: int) -> bool:
+    """Say whether a line begins at this offset of the part."""
+    if offset:
+        return os.pread(parts[index].fileno(), 1, offset - 1) == b"\n"
+    older = parts[index + 1 :][:1]
+    return not older or os.pread(older[0].fileno(), 1, max(0, older[0].seek(0, os.SEEK_END) - 1)) in (b"\n", b"")
 
 
 def _nth_end(block: bytes, nth: int) -> int:

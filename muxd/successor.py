@@ -6,6 +6,7 @@ Lock files stay held; their descriptors are named in MUXD_LOCKS.
 """
 
 import fcntl
+import logging
 import os
 import subprocess
 import sys
@@ -90,4 +91,5 @@ class Successor:
             "LISTEN_FDNAMES": ":".join(name for name, _ in sockets),
             LOCKS: ":".join(map(str, kept)),
         }
+        logging.shutdown()
         os.execve(self._argv[0], self._argv, {**self._environ, **passed})

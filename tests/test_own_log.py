@@ -4,12 +4,14 @@ import logging
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from muxd.config import LOG_LEVELS
-from muxd.own_log import in_journal, setup_logging
+from muxd.own_log import in_journal, keep_log, own_log_file, setup_logging
+from muxd.shim.log import Log
 
 log = logging.getLogger("muxd.test")
 
@@ -43,7 +45,7 @@ def test_text_has_time_level_and_name():
     log.debug("not told")
     time, rest = stream.getvalue().split(" ", 1)
     assert rest == "INFO muxd.test: worker qwen is ready\n"
-    assert time.endswith("Z")
+    assert datetime.fromisoformat(time).utcoffset() is not None
 
 
 def test_json_is_one_object_per_line_with_all_extras():
@@ -220,3 +222,34 @@ def test_a_level_that_does_not_exist_is_a_mistake_in_the_command(tmp_path):
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "loud" in done.stderr
+
+
+def kept_in(folder):
+    """Return the lines of muxd's own log file, once its handler has ended."""
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    return own_log_file(folder).read_text().splitlines()
+
+
+def test_what_is_logged_is_kept_in_a_file_wherever_stderr_goes(journal, tmp_path):
+    stream, environ = journal
+    setup_logging("info", "text", environ, stream)
+    keep_log(Log(str(own_log_file(tmp_path)), 1 << 20, 1), "text")
+    log.info("before")
+    setup_logging("info", "json", environ, stream)  # as a reload does
+    log.info("after")
+    first, second = kept_in(tmp_path)
+    assert first.endswith(" INFO muxd.test: before")
+    assert json.loads(second)["message"] == "after"
+    assert written(stream)[0] == "<6>INFO muxd.test: before"
+
+
+def test_a_file_that_cannot_be_written_costs_nothing_but_the_file(tmp_path):
+    stream = io.StringIO()
+    setup_logging("info", "text", {}, stream)
+    own_log_file(tmp_path).mkdir()
+    keep_log(Log(str(own_log_file(tmp_path)), 1 << 20, 1), "text")
+    log.info("told all the same")
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    assert "told all the same" in stream.getvalue()

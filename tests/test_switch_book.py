@@ -84,13 +84,17 @@ async def test_a_reload_that_fails_is_an_event_with_its_reason_and_who_wanted_it
         def broken():
             raise ConfigError(["muxd.toml:1: no"])
 
-        muxd.host.reread = broken
+        working, muxd.host.reread = muxd.host.reread, broken
         with pytest.raises(ConfigError):
             await muxd.service.reload(by="alice")
         with pytest.raises(ConfigError):
             await muxd.service.reload(dry_run=True)
         (event,) = await events(muxd, "reload_failed")
         assert (event["reason"], event["code"], event["by"]) == ("muxd.toml:1: no", "config_invalid", "alice")
+        assert muxd.service.status()["reload_failed"]["reason"] == "muxd.toml:1: no"
+        muxd.host.reread = working
+        await muxd.service.reload()
+        assert muxd.service.status()["reload_failed"] is None
 
 
 async def test_a_change_of_a_state_tells_how_long_the_last_one_was(autojump_clock, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from muxctl.display.tables import plain
+from muxctl.times import stamp
 from muxd.config.key_readers import moment
 from muxd.config.key_tables import KeyTable
 from muxd.config.readers import Base
@@ -31,10 +32,10 @@ def as_json(entry: KeyTable) -> dict[str, Any]:
 
 def rows(entries: Sequence[KeyTable]) -> list[tuple[str, ...]]:
     """Return a row for each key: NAME, MODELS, RPM, PRIORITY, COMMENTS, EXPIRES, STATE, FILE."""
-    return [_row(as_json(entry)) for entry in entries]
+    return [_row(as_json(entry), _moment(entry.table)) for entry in entries]
 
 
-def _row(value: dict[str, Any]) -> tuple[str, ...]:
+def _row(value: dict[str, Any], expires: float | None) -> tuple[str, ...]:
     models = value["models"]
     cells = (
         _or(value["name"], "-"),
@@ -42,7 +43,7 @@ def _row(value: dict[str, Any]) -> tuple[str, ...]:
         _or(value["requests_per_minute"], "-"),
         value["priority"],
         _yes_no(value["comments"]),
-        _or(value["expires"], "never"),
+        _or(value["expires"], "never") if expires is None else stamp(expires),
         value["state"],
         value["file"],
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from muxctl.display.tables import cut, duration, gibibytes, padded, plain, table, width_of
+from muxctl.times import stamp
 
 COLUMNS = ("MODEL", "STATE", "SINCE", "GPU", "GIB", "IN-FLIGHT", "WAITING", "TOK/S", "USED", "RESTARTS", "NOTE")
 _FEWER = ("MODEL", "STATE", "SINCE", "GPU", "IN-FLIGHT", "WAITING", "RESTARTS")
@@ -62,6 +63,9 @@ def _head(status: dict[str, Any]) -> list[str]:
         lines.append(
             f"{plain(status['config'])} was written since muxd read it; muxctl reload --dry-run says what changes"
         )
+    if failed := status.get("reload_failed"):
+        reason = plain(failed["reason"].partition("\n")[0].removesuffix(":"))
+        lines.append(f"the last reload, at {stamp(failed['time'])}, failed: {reason}; what ran before runs on")
     if switch := status["switch"]:
         lines.append(_switch(switch))
     lines += map(_gpu, status["gpus"])

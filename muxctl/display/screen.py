@@ -18,6 +18,7 @@ from muxctl.display.tables import duration
 from muxctl.display.watch import View, trouble_text
 from muxctl.exit_codes import CommandFailed
 from muxctl.status import Compose
+from muxctl.times import stamp
 
 # Signals that are blocked, and handled in `wait`: none may come in the middle of a drawing.
 _SIGNALS = {signal.SIGWINCH, signal.SIGTSTP, signal.SIGTERM}
@@ -68,7 +69,7 @@ class Screen(View):
     def _draw(self) -> None:
         width, height = self._console.size
         lines = self._compose(width, height - 2)
-        footer = Text(f"{time.strftime('%H:%M:%S')}, {self._pace}; Ctrl-C ends", style="dim")
+        footer = Text(f"{stamp(time.time())}, {self._pace}; Ctrl-C ends", style="dim")
         text = Text("\n").join([*map(coloured, lines), Text(""), footer])
         self._live.update(text, refresh=True)
 

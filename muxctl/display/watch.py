@@ -11,6 +11,7 @@ from typing import Any
 from muxctl.display.tables import duration, on_terminal, plain
 from muxctl.exit_codes import CommandFailed, ExitCode
 from muxctl.status import Compose, asked, composer
+from muxctl.times import stamp
 
 _SHORTEST, _LONGEST = 0.1, 86400.0  # seconds between two requests
 
@@ -85,7 +86,7 @@ class Blocks(View):
         block = "\n".join(lines)
         if (seen := _CLOCKS.sub(" ", block)) != self._last:
             self._last = seen
-            print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}\n{block}", flush=True)
+            print(f"--- {stamp(time.time())}\n{block}", flush=True)
 
 
 def trouble_text(failure: CommandFailed) -> str:

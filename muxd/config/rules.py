@@ -37,7 +37,7 @@ OWNED_ENV = {
 
 # Names that no model may have: the managed proxy's log and lock files, and `muxctl logs` for the proxy and muxd.
 _OF_A_PROCESS = re.compile(r"muxd-proxy-[0-9]+")
-OWN_NAMES = {"muxd-proxy": "the proxy is", "proxy": "the proxy is", "muxd": "muxd is"}
+OWN_NAMES = {"muxd-proxy": "the proxy is", "proxy": "the proxy is", "muxd": "muxd is", "muxd-ui": "the console is"}
 
 # ${NAME} anywhere, but $NAME only as a path or at the beginning of one, also in a list of paths: "pa$word" may be a
 # password.

@@ -61,7 +61,8 @@ class Daemon:
         path,
         example="/var/log/muxd",
         told=True,
-        doc="NAME.stdout.log and NAME.stderr.log of every model.  Default: $LOGS_DIRECTORY, else logs in state_dir.",
+        doc="NAME.stdout.log and NAME.stderr.log of every model and, hidden beside them, when their lines came; "
+        "muxd.stderr.log of muxd itself.  Default: $LOGS_DIRECTORY, else logs in state_dir.",
     )
     cache_dir: Path | None = key(
         path,

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from muxd.errors import BadRequest
 from muxd.http.request import Request
 from muxd.journal import EntryFilter
+from muxd.merged_logs import LogWindow
 
 T = TypeVar("T", bound=Struct)
 
@@ -178,9 +179,12 @@ def entry_filter(
     )
 
 
-def log_lines(query: dict[str, str]) -> int:
-    lines = parse_count(query, "lines", 100, _MOST_LINES)
-    return 100 if lines is None else lines
+def log_window(query: dict[str, str]) -> LogWindow:
+    """Return which lines of logs the query asks for: of a time all, else 100, where it does not say how many."""
+    since = parse_time(query, "since", 0.0) if "since" in query else None
+    until = parse_time(query, "until", 0.0) if "until" in query else None
+    lines = parse_count(query, "lines", 100 if since is None and until is None else None, _MOST_LINES)
+    return LogWindow(lines, since, until)
 
 
 def log_streams(query: dict[str, str]) -> tuple[str, ...]:

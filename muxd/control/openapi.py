@@ -31,6 +31,14 @@ class _Operation(NamedTuple):
     answer: str = "application/json"
 
 
+_LOGS: dict[str, dict[str, object]] = {
+    "lines": {**_COUNT, "maximum": 10_000},
+    "since": _TIME,
+    "until": _TIME,
+    "follow": _FLAG,
+    "stream": {"enum": ["stdout", "stderr", "both"]},
+}
+
 _OPERATIONS = {
     ("GET", "/v1/version"): _Operation("Version, pid, and when muxd began"),
     ("GET", "/v1/status"): _Operation("What muxd and every model is doing"),
@@ -46,12 +54,12 @@ _OPERATIONS = {
     ("POST", "/v1/reload"): _Operation("Read the configuration again", body=bodies.ReloadBody),
     ("GET", "/v1/models/NAME/logs"): _Operation(
         "What a model wrote",
-        {"lines": {**_COUNT, "maximum": 10_000}, "follow": _FLAG, "stream": {"enum": ["stdout", "stderr", "both"]}},
+        _LOGS,
         answer=_LINES,
     ),
     ("GET", "/v1/logs"): _Operation(
-        "What all models and the proxy wrote",
-        {"lines": {**_COUNT, "maximum": 10_000}, "follow": _FLAG, "stream": {"enum": ["stdout", "stderr", "both"]}},
+        "What all models, the proxy, the console and muxd wrote",
+        _LOGS,
         answer=_LINES,
     ),
     ("GET", "/v1/events"): _Operation("What happened", {"after": _COUNT, "follow": _FLAG}, answer=_LINES),

@@ -29,8 +29,8 @@ from muxd.control.bodies import (
     body_of,
     check_fields,
     entry_filter,
-    log_lines,
     log_streams,
+    log_window,
     parse_choice,
     parse_count,
     parse_flag,
@@ -270,13 +270,15 @@ class ControlRoutes:
         self, request: Request, exchange: ResponseWriter, known: dict[str, Path], lost: Message | None
     ) -> None:
         query = request.query
-        check_fields(query, "lines", "follow", "stream")
-        lines, follow, streams = log_lines(query), parse_flag(query, "follow", False), log_streams(query)
+        check_fields(query, "lines", "since", "until", "follow", "stream")
+        window, follow, streams = log_window(query), parse_flag(query, "follow", False), log_streams(query)
+        if follow and window.until is not None:
+            raise BadRequest("until: what is followed has no end; leave follow or until out", field="until")
         files = {label: path for label, path in known.items() if label.rpartition(" ")[2] in streams}
-        if follow:
-            await self._logs.send_following(exchange, files, lines)
+        if follow or window.lines is None:
+            await self._logs.send_stream(exchange, files, window, follow=follow)
         else:
-            await self._logs.send_tail(exchange, files, lines, lost)
+            await self._logs.send_list(exchange, files, window, lost)
 
     async def _events(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         query = request.query

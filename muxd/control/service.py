@@ -171,7 +171,8 @@ class ControlService(Protocol):
     def log_of(self, name: str) -> tuple[dict[str, Path], Message | None]:
         """Return the newest log file of `stdout` and of `stderr`, and what the disk refused of both, if anything.
 
-        `name` is a model, or `proxy` where no model has that name.  Raises ModelNotFound.
+        `name` is a model or, where no model has that name, `muxd`, `proxy`, `router` for all routers, or `ui` for the
+        console.  Raises ModelNotFound.
         """
         ...
 
@@ -184,7 +185,7 @@ class ControlService(Protocol):
         ...
 
     def all_logs(self) -> dict[str, Path]:
-        """Return the newest log files of all models and of the proxy, by worker and stream: "qwen stdout"."""
+        """Return the newest log files of all models and of muxd itself, by worker and stream: "qwen stdout"."""
         ...
 
     def shutdown(self, *, by: str = "") -> None: ...

@@ -1,7 +1,6 @@
 """Answers that are streams: JSON lines from the supervisor, and logs that a client follows."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +11,7 @@ import trio
 from muxd.control.service import Message
 from muxd.errors import Unavailable, in_words
 from muxd.http.server import ResponseWriter
-from muxd.logfiles import LogReader, tail
+from muxd.merged_logs import LogWindow, MergedLogs
 from muxd.threads import in_thread
 
 NDJSON = "application/x-ndjson"
@@ -57,48 +56,44 @@ class Logs:
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(4)
 
-    async def send_tail(
-        self, exchange: ResponseWriter, files: dict[str, Path], lines: int, lost: Message | None
+    async def send_list(
+        self, exchange: ResponseWriter, files: dict[str, Path], window: LogWindow, lost: Message | None
     ) -> None:
-        """Send the last lines of each stream as one JSON answer; `lost` is what the disk refused, if anything.
+        """Send the lines that are there as one JSON answer; `lost` is what the disk refused, if anything.
 
         Raises Unavailable where a log cannot be read.
         """
 
         def read() -> list[Message]:
-            return [{"stream": name, "line": line} for name, path in files.items() for line in tail(path, lines)]
+            with MergedLogs(files, window) as merged:
+                return merged.rest()
 
         await exchange.send_json(200, {"lines": await self._in_thread(read)} | ({"lost": lost} if lost else {}))
 
-    async def send_following(self, exchange: ResponseWriter, files: dict[str, Path], lines: int) -> None:
-        """Send the last lines of each stream, then the lines that are appended, until the client disconnects.
+    async def send_stream(
+        self, exchange: ResponseWriter, files: dict[str, Path], window: LogWindow, *, follow: bool
+    ) -> None:
+        """Send the lines that are there and, with `follow`, those that are appended until the client disconnects.
 
         Raises Unavailable where a log cannot be opened.
         """
-        with ExitStack() as opened:
-            readers: dict[str, LogReader] = {}
-            for name, path in files.items():
-                readers[name] = opened.enter_context(await self._in_thread(partial(LogReader, path, lines)))
+        with await self._in_thread(partial(MergedLogs, files, window)) as merged:
             await exchange.start_stream(NDJSON)
             if not exchange.head_only:
-                await while_connected(exchange, partial(self._follow, exchange, readers))
+                await while_connected(exchange, partial(self._pass_on, exchange, merged, follow=follow))
 
-    async def _follow(self, exchange: ResponseWriter, readers: dict[str, LogReader]) -> None:
+    async def _pass_on(self, exchange: ResponseWriter, merged: MergedLogs, *, follow: bool) -> None:
         try:
             while True:
-                if not await self._send_new_lines(exchange, readers):
+                lines = await self._in_thread(partial(_json_lines, merged.read))
+                await exchange.write(lines)
+                if not lines and not follow:
+                    await exchange.write(await self._in_thread(partial(_json_lines, merged.rest)))
+                    return
+                if not lines:
                     await trio.sleep(_POLL)
         except Unavailable as problem:
             await exchange.write(json_line(problem.as_json()))
-
-    async def _send_new_lines(self, exchange: ResponseWriter, readers: dict[str, LogReader]) -> int:
-        """Send the new lines of each log; return the number of bytes sent."""
-        sent = 0
-        for name, reader in readers.items():
-            data = await self._in_thread(partial(_read_lines, name, reader))
-            await exchange.write(data)
-            sent += len(data)
-        return sent
 
     async def _in_thread(self, read: Callable[[], T]) -> T:
         """Call `read` in one of the threads for logs; raises Unavailable for an OSError."""
@@ -108,5 +103,5 @@ class Logs:
             raise Unavailable(f"cannot read the log: {in_words(error)}") from None
 
 
-def _read_lines(name: str, reader: LogReader) -> bytes:
-    return b"".join(json_line({"stream": name, "line": line}) for line in reader.read())
+def _json_lines(read: Callable[[], list[Message]]) -> bytes:
+    return b"".join(map(json_line, read()))

@@ -24,6 +24,11 @@ BACKOFF_CAP, STABLE_AFTER = 60.0, 30.0
 STOP_TIMEOUT, ENDED_WITHIN = 2.0, 5.0
 
 
+def console_log_files(config: Config) -> dict[str, Path]:
+    """Return where the console's output goes, under "stdout" and "stderr"."""
+    return {stream: config.daemon.log_dir / f"muxd-ui.{stream}.log" for stream in ("stdout", "stderr")}
+
+
 class ConsoleChild:
     """The console, kept running."""
 
@@ -54,7 +59,7 @@ class ConsoleChild:
         exit = await self._child.wait()
         self._child = None
         if not self._stopping:
-            log.error("the console %s: starting it again; its log: %s", exit, self._log_file("stderr"))
+            log.error("the console %s: starting it again; its log: %s", exit, console_log_files(self._config)["stderr"])
 
     def stop(self) -> None:
         """End it; its viewers come back to the next one by themselves."""
@@ -68,20 +73,18 @@ class ConsoleChild:
             with trio.move_on_after(ENDED_WITHIN):
                 await child.wait()
 
-    def _log_file(self, stream: str) -> Path:
-        return self._config.daemon.log_dir / f"muxd-ui.{stream}.log"
-
     def _spec(self) -> ChildSpec:
         settings = self._config.daemon.state_dir / "ui.toml"
         make_way(settings)
         write_for_proxy(self._config, settings)
+        files = console_log_files(self._config)
         return ChildSpec(
             name="muxd-ui",
             argv=(sys.executable, "-m", "muxd", "ui", "--config", str(settings)),
             env=own_environment(),
             cwd=Path("/"),
-            stdout=self._log_file("stdout"),
-            stderr=self._log_file("stderr"),
+            stdout=files["stdout"],
+            stderr=files["stderr"],
             log_max_bytes=4 << 20,
             log_backups=1,
             stop_timeout=STOP_TIMEOUT,

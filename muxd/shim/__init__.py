@@ -6,6 +6,7 @@ muxd runs one shim per child.  It outlives muxd, so a child and its streams do n
     shim         the shim's own life: start, watch, sweep, report
     fork         the child's way from fork to exec
     log          log files that rotate and never block
+    time_index   when their lines came
     processes    the process table, and signals to exactly one process
     listening    the TCP sockets that listen on this host
     cgroup       the members of a child's cgroup, and killing them

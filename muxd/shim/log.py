@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 
+from .time_index import LineTimes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +24,10 @@ def reason_of(error: OSError) -> str:
 class Log:
     """An append-only file that rotates by size and never raises: bytes that the disk refuses are lost and counted.
 
-    No file grows beyond `max_bytes`.  After a loss the log goes on at the start of a line,
+    No file grows beyond `max_bytes`, nor does its time index.  After a loss the log goes on at the start of a line,
     below a line that says how many bytes are missing.  A file that was moved or removed is created again.
+
+    `came` is the time at which bytes came, in nanoseconds since 1970; no time is kept of those with 0.
     """
 
     def __init__(self, path: str, max_bytes: int, backups: int) -> None:
@@ -39,8 +43,9 @@ class Log:
         self._at_line_start = True
         self._gap = 0  # bytes lost since the last successful write
         self._in_torn_line = False  # the beginning of the current line is lost
+        self._times = LineTimes(path)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, came: int = 0) -> None:
         """Append `data`; bytes that cannot be written are counted as lost."""
         data = self._without_torn_line(data)
         if not data:
@@ -48,8 +53,8 @@ class Log:
         done = 0
         try:
             if self._gap:
-                self._say_gap()
-            for part in self._append(data):
+                self._say_gap(came)
+            for part in self._append(data, came):
                 done += part
         except OSError as error:
             self._close()
@@ -60,25 +65,25 @@ class Log:
         """Say whether the last write was refused, and the line that reports the loss is not yet written."""
         return self._gap > 0
 
-    def retry(self) -> None:
+    def retry(self, came: int = 0) -> None:
         """Try to write the line that reports a loss: the child's next output may be hours away."""
         if self._gap:
             try:
-                self._say_gap()
+                self._say_gap(came)
             except OSError:
                 self._close()
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, came: int = 0) -> None:
         """Write a line of the shim's own below the child's last line, which is ended first where the child did not."""
         self._in_torn_line = False
         try:
             if self._gap:
-                self._say_gap()
-            self._say(text)
+                self._say_gap(came)
+            self._say(text, came)
         except OSError:
             self._close()
 
-    def _append(self, data: bytes) -> Iterator[int]:
+    def _append(self, data: bytes, came: int) -> Iterator[int]:
         """Write all of `data`, rotating where due; yield how many bytes each step wrote.  Raises OSError."""
         start = 0
         while start < len(data):
@@ -87,6 +92,8 @@ class Log:
             if room_now == 0:
                 self._rotate()
                 continue
+            if came:
+                self._times.mark(self._fd, self._size, came)
             written = os.write(self._fd, memoryview(data)[start : start + room_now])
             start += written
             self._size += written
@@ -96,7 +103,7 @@ class Log:
     def _room_for(self, data: bytes, start: int) -> int:
         """Return how many bytes of data[start:] go into the current file; 0 if it must be rotated first."""
         left = len(data) - start
-        room = self._max_bytes - self._margin - self._size
+        room = self._max_bytes - self._margin - max(self._size, self._times.size)
         if left <= room:
             return left
         whole_lines = data.rfind(b"\n", start, start + max(room, 0)) + 1 - start
@@ -140,12 +147,12 @@ class Log:
             raise OSError(errno.ELOOP, "a symbolic link of another user is not followed", self._path)
 
     def _is_still_at_path(self) -> bool:
-        """Say whether the open file is still the one at the path.  Costs one stat per write: 2 microseconds."""
+        """Say whether the open file is still the one at the path, and whole.  Costs one stat: 2 microseconds."""
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
             return False
-        return (found.st_dev, found.st_ino) == self._identity
+        return (found.st_dev, found.st_ino) == self._identity and found.st_size >= self._size
 
     def _rotate(self) -> None:
         self._close()
@@ -153,10 +160,13 @@ class Log:
             newer = f"{self._path}.{number - 1}" if number > 1 else self._path
             if os.path.exists(newer):
                 os.replace(newer, f"{self._path}.{number}")
+                LineTimes(newer).rotate(f"{self._path}.{number}")
         if not self._backups:
             os.unlink(self._path)
+            self._times.rotate("")
 
     def _close(self) -> None:
+        self._times.close()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -175,11 +185,11 @@ class Log:
         self._lose(data[:rest], self.why)
         return data[rest:]
 
-    def _say_gap(self) -> None:
-        self._say(f"{self._gap} bytes of the log were lost here: {self.why}")
+    def _say_gap(self, came: int) -> None:
+        self._say(f"{self._gap} bytes of the log were lost here: {self.why}", came)
         self._gap = 0
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, came: int) -> None:
         newline = b"" if self._at_line_start or self._fd < 0 else b"\n"
-        for _ in self._append(newline + f"muxd-shim: {text}\n".encode(errors="replace")):
+        for _ in self._append(newline + f"muxd-shim: {text}\n".encode(errors="replace"), came):
             pass

@@ -46,6 +46,13 @@ NAMED = 5
 #: Seconds between attempts to write a log that could not be written.
 RETRY = 5.0
 
+#: Nanoseconds within which what comes to one log has come at one time.
+MOMENT = 1_000_000
+
+#: A pipe that was read waits behind the one that has become readable meanwhile: so what a child writes to stdout and
+#: stderr is read in the order in which it was written, but for what it writes while the shim reads.
+_ONCE = select.EPOLLIN | select.EPOLLONESHOT
+
 
 class Shim:
     """The parent of one child: `live` starts the child and returns once nothing of it is left."""
@@ -55,7 +62,9 @@ class Shim:
         logs = {path: Log(path, spec.log_max_bytes, spec.log_backups) for path in (spec.stdout, spec.stderr)}
         self._stdout, self._stderr = logs[spec.stdout], logs[spec.stderr]
         self._logs = logs.values()
-        self._poll = select.poll()
+        self._last_log: Log | None = None  # the log that was written last
+        self._came = 0  # nanoseconds since 1970 at which that came
+        self._poll = select.epoll()  # tells what is readable in the order in which it became so
         self._pipes: dict[int, Log] = {}  # the log of each read end
         self._error_pipe = -1
         self._wakeup = -1  # signals arrive here, one byte each
@@ -107,7 +116,7 @@ class Shim:
             signal.signal(signum, lambda *_: None)  # the wakeup pipe says which signal came
         for signum in (signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
-        self._poll.register(self._wakeup, select.POLLIN)
+        self._poll.register(self._wakeup, select.EPOLLIN)
 
     def _start_child(self) -> None:
         try:
@@ -125,8 +134,7 @@ class Shim:
         for fd in (stdin, out_end, err_end, error_end, *self._spec.listen_fds.values()):
             os.close(fd)
         for fd, log in ((out, self._stdout), (err, self._stderr)):
-            self._pipes[fd] = log
-            self._poll.register(fd, select.POLLIN)
+            self._listen_to(fd, log)
         self._write_card([os.fstat(out).st_ino, os.fstat(err).st_ino])
 
     def _write_card(self, pipes: list[int]) -> None:
@@ -157,6 +165,11 @@ class Shim:
         except OSError:
             return  # a later muxd then finds the child by its environment and its cgroup only
 
+    def _listen_to(self, pipe: int, log: Log) -> None:
+        """Have what is written to this pipe written to this log."""
+        self._pipes[pipe] = log
+        self._poll.register(pipe, _ONCE)
+
     # -- while it runs
 
     def _seconds_until_kill(self) -> float:
@@ -169,7 +182,7 @@ class Shim:
             at_most = min(at_most, max(0.0, self._card_due - time.monotonic()))
         if self._refused:
             at_most = min(at_most, RETRY)
-        for fd, _ in self._poll.poll(min(at_most, 3600.0) * 1000 + 1):
+        for fd, _ in self._poll.poll(min(at_most, 3600.0) + 0.001):
             if fd == self._wakeup:
                 self._take_signals()
             elif fd in self._servers:
@@ -178,10 +191,12 @@ class Shim:
                 self._poll.unregister(fd)
                 del self._pipes[fd]
                 os.close(fd)
+            else:
+                self._poll.modify(fd, _ONCE)
         if self._refused and time.monotonic() >= self._retry_at:
             self._retry_at = time.monotonic() + RETRY
             for log in self._logs:
-                log.retry()
+                log.retry(self._time_for(log))
         if self._card_is_stale and time.monotonic() >= self._card_due:
             self._record |= self._losses()
             self._save_card()
@@ -208,9 +223,23 @@ class Shim:
 
     def _read(self, fd: int) -> int:
         """Move a chunk from the pipe into its log; return its size in bytes, 0 at the end of the pipe."""
-        data = os.read(fd, CHUNK)
-        self._pipes[fd].write(data)
+        data, log = os.read(fd, CHUNK), self._pipes[fd]
+        log.write(data, self._time_for(log))
         return len(data)
+
+    def _time_for(self, log: Log) -> int:
+        """Return the time at which something comes to this log now, another one than for the log that was written last.
+
+        So the lines of stdout and stderr can be put in the order in which they came.
+        """
+        now = time.time_ns()
+        if log is not self._last_log or not 0 <= now - self._came < MOMENT:
+            self._last_log, self._came = log, now
+        return self._came
+
+    def _note(self, text: str) -> None:
+        """Write a line for people into the child's log."""
+        self._stderr.note(text, self._time_for(self._stderr))
 
     def _take_signals(self) -> None:
         for signum in os.read(self._wakeup, 4096):
@@ -256,8 +285,7 @@ class Shim:
             return
         for fd in (stdin, said_end, error_end):
             os.close(fd)
-        self._pipes[said] = self._stderr
-        self._poll.register(said, select.POLLIN)
+        self._listen_to(said, self._stderr)
 
     def _stopper_ended(self, status: int) -> None:
         self._stopper = 0
@@ -272,7 +300,7 @@ class Shim:
 
     def _stop_failed(self, how: str) -> None:
         """Tell the child's log that the stop command failed; a child that still runs gets the stop signal instead."""
-        self._stderr.note(f"the stop command of {self._spec.name} {how}")
+        self._note(f"the stop command of {self._spec.name} {how}")
         self._send_stop_signal()
 
     def _stop_takes_pid(self) -> bool:
@@ -324,7 +352,7 @@ class Shim:
         except OSError:
             return  # the server has just ended
         self._servers.add(fd)
-        self._poll.register(fd, select.POLLIN)
+        self._poll.register(fd, select.EPOLLIN)
 
     def _server_ended(self, fd: int) -> None:
         """Take note that a server has ended; after the last one, the script has AFTERWARDS seconds left."""
@@ -380,21 +408,20 @@ class Shim:
 
         At most a pipe's capacity is read, not to its end: a pipe that strangers hold open may never end.
         """
-        for fd in self._pipes:
-            os.set_blocking(fd, False)
-            left = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
-            try:
-                while left > 0 and (count := self._read(fd)):
-                    left -= count
-            except BlockingIOError:
-                continue
+        left = {fd: fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) for fd in self._pipes}
+        while ready := [fd for fd, _ in self._poll.poll(0.0) if fd in left]:
+            for fd in ready:
+                count = self._read(fd)
+                left[fd] -= count
+                if count and left[fd] > 0:
+                    self._poll.modify(fd, _ONCE)
 
     def _report(self) -> None:
         """Write the exit file, and notes for people into the child's log; exit with status 1 if that file fails."""
         if self._failure:
-            self._stderr.note(f"{self._spec.name} {self._failure['error']}")
+            self._note(f"{self._spec.name} {self._failure['error']}")
         if self._swept:
-            self._stderr.note(f"killed {len(self._swept)} processes that outlived {self._spec.name}")
+            self._note(f"killed {len(self._swept)} processes that outlived {self._spec.name}")
         status = None if self._failure else self._status
         ending = {
             "token": self._spec.token,
@@ -413,9 +440,7 @@ class Shim:
         try:
             write_atomically(self._spec.exit_file, ending)
         except OSError as error:
-            self._stderr.note(
-                f"could not write {self._spec.exit_file}: {reason_of(error)}; it would have said {ending}"
-            )
+            self._note(f"could not write {self._spec.exit_file}: {reason_of(error)}; it would have said {ending}")
             os._exit(1)
 
 

@@ -71,6 +71,7 @@ class Reloader:
     def __init__(self, context: SupervisorContext, reread: Reread, stopping: trio.Event) -> None:
         self.config = context.workers.config
         self.is_written = False  # the configuration's files were written since muxd read them
+        self.failed: dict[str, Any] | None = None  # when and why the last reload failed; None: it did not
         self._context = context
         self._reread = reread
         self._stopping = stopping
@@ -143,7 +144,7 @@ class Reloader:
         context.workers.gpus.cover(reload.wanted)
         context.workers.withhold(reload.wanted)
         self.config = reload.wanted
-        self.is_written = False
+        self.is_written, self.failed = False, None
         context.runners.take_over(self.config, reload.plan.steps)
         context.proxy.reconfigure(self.config)
         context.sessions.places.renew()

@@ -21,12 +21,15 @@ from muxd.core.events import HoldAsked, HoldEnded, OrderGiven, SwitchAsked, Vali
 from muxd.core.spec import LoanTerms
 from muxd.engines.registry import kind_of
 from muxd.errors import BadRequest, ModelNotFound, MuxdError, NotHeld, RequestNotFound
+from muxd.frontends.console_child import console_log_files
 from muxd.history.series import FIELDS, SeriesQuery
 from muxd.history.usage_book import KEPT_DAYS
 from muxd.journal import ALL, EntryFilter
 from muxd.log_losses import LogTeller
 from muxd.metrics import SupervisorMetrics
+from muxd.own_log import own_log_file
 from muxd.protocol import seconds
+from muxd.workers import RouterRunner
 
 from .console_links import LIFE, ConsoleLinks
 from .context import SupervisorContext
@@ -76,6 +79,7 @@ class SupervisorService:
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": seconds(now - self._started),
+            "utc_offset_s": time.localtime().tm_gmtoff,
             "simulated": any(kind_of(model).is_pretend for model in config.models),
             "proxy": proxy | {"dropped_log_ago_s": seconds(self._losses.ago(["muxd-proxy"], now))},
             "ui": str(config.ui.listen) if config.ui.listen is not None else None,
@@ -88,6 +92,7 @@ class SupervisorService:
             "log_dir": str(config.daemon.log_dir),
             "config": str(config.path) if config.path is not None else None,
             "config_written": self._reloader.is_written,
+            "reload_failed": self._reloader.failed,
         }
 
     def _switch_status(self, now: float) -> dict[str, Any] | None:
@@ -152,21 +157,42 @@ class SupervisorService:
         return {"cancelled": count, "id": id}
 
     def log_of(self, name: str) -> tuple[dict[str, Path], dict[str, Any] | None]:
-        teller: LogTeller | None = self._context.proxy.log_teller
         if name in self._runners and name not in self._runners.names:
             return self._runners.logs_of([name])
-        if name in self._runners.names or name not in ("proxy", "muxd"):
+        if name in self._runners.names or name not in ("muxd", "proxy", "router", "ui"):
             return self._runners.logs_of(self._view.members(self.resolve(name)))
-        if name == "muxd" or teller is None:
-            who = "muxd writes its own log to its stderr" if name == "muxd" else "the proxy is a service of its own"
-            raise ModelNotFound(f"{who}: see its unit's journal (journalctl -u), or where its stderr goes", model=name)
-        return teller.log_files, status.lost(teller.dropped)
+        teller: LogTeller | None = self._context.proxy.log_teller
+        if name == "router":
+            return self._logs_of_routers()
+        if name == "proxy":
+            if teller is None:
+                where = "see its unit's journal (journalctl -u), or where its stderr goes"
+                raise ModelNotFound(f"the proxy is a service of its own: {where}", model=name)
+            return teller.log_files, status.lost(teller.dropped)
+        if name == "ui" and self._reloader.config.ui.listen is None:
+            raise ModelNotFound("there is no console: [ui] listen is not set", model=name)
+        return self._own_logs()[name], None
+
+    def _logs_of_routers(self) -> tuple[dict[str, Path], dict[str, Any] | None]:
+        names = (name for group in self._view.host().groups for name in self._view.members(group))
+        routers = [name for name in names if isinstance(self._runners[name], RouterRunner)]
+        if not routers:
+            raise ModelNotFound("no model has a router: none has replicas, or prefill and decode", model="router")
+        files, lost = self._runners.logs_of(routers)
+        return {label if " " in label else f"{routers[0]} {label}": path for label, path in files.items()}, lost
+
+    def _own_logs(self) -> dict[str, dict[str, Path]]:
+        """Return the log files of muxd itself and of its console, where it has one."""
+        config = self._reloader.config
+        own = {"muxd": {"stderr": own_log_file(config.daemon.log_dir)}}
+        return own | ({"ui": console_log_files(config)} if config.ui.listen is not None else {})
 
     def all_logs(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         teller: LogTeller | None = self._context.proxy.log_teller
         models = {name: self._runners.logs_of(self._view.members(name))[0] for name in self._view.host().groups}
-        for name, files in {**models, **({"proxy": teller.log_files} if teller is not None else {})}.items():
+        proxy = {"proxy": teller.log_files} if teller is not None else {}
+        for name, files in {**models, **proxy, **self._own_logs()}.items():
             found |= {label if " " in label else f"{name} {label}": path for label, path in files.items()}
         return found
 
@@ -278,6 +304,7 @@ class SupervisorService:
             return await self._reloader.reload(dry_run=dry_run, by=by)
         except MuxdError as error:
             if not dry_run:
+                self._reloader.failed = {"time": round(time.time(), 3), "reason": error.message}
                 self._journal.record("reload_failed", reason=error.message, code=error.code, by=by or None)
             raise
 

@@ -119,7 +119,11 @@ class ConsoleRoutes:
             case ["models", *name, "logs"]:
                 _take(request, "GET")
                 self._access.require(request, Level.ADMIN)
-                await self._send_log(request, writer, "/".join(name))
+                await self._send_log(request, writer, f"/v1/models/{_quoted('/'.join(name))}/logs")
+            case ["logs"]:
+                _take(request, "GET")
+                self._access.require(request, Level.ADMIN)
+                await self._send_log(request, writer, "/v1/logs")
             case ["models", *name, verb] if verb in VERBS:
                 _take(request, "POST")
                 self._access.require(request, Level.ADMIN)
@@ -149,10 +153,10 @@ class ConsoleRoutes:
                     told = await viewer.messages()
                 await writer.write(told)
 
-    async def _send_log(self, request: Request, writer: ResponseWriter, name: str) -> None:
-        """Pass a model's log on, line by line, until the viewer or muxd ends it."""
+    async def _send_log(self, request: Request, writer: ResponseWriter, path: str) -> None:
+        """Pass a log on, line by line, until the viewer or muxd ends it."""
         query = request.target.partition(b"?")[2].decode("latin-1")
-        async with self._control.open("GET", f"/v1/models/{_quoted(name)}/logs?{query}") as log:
+        async with self._control.open("GET", f"{path}?{query}") as log:
             await writer.start_stream("text/plain; charset=utf-8")
             async for piece in log.pieces():
                 await writer.write(piece)

@@ -1,11 +1,13 @@
 """Logs over the control socket, followed while they are written and rotated."""
 
 import json
+import os
 import select
 from pathlib import Path
 
 import trio
 
+from muxd.shim.log import Log
 from tests.test_logfiles import append, rotate
 
 from .conftest import Desk, until
@@ -15,7 +17,7 @@ LINES = 30_000
 
 async def numbers(stream: trio.SocketStream, last: int) -> list[int]:
     """The numbered lines of a followed log, up to `last`; chunks are dropped with what is not a line."""
-    received = await until(stream, b'"line":"%d"}\n' % last)
+    received = await until(stream, b'"line":"%d","time":null}\n' % last)
     return [int(json.loads(line)["line"]) for line in received.split(b"\n") if line.startswith(b"{")]
 
 
@@ -40,14 +42,22 @@ async def test_a_followed_log_comes_whole_over_rotations(desk: Desk, tmp_path: P
 
 async def test_both_streams_come_with_their_names(desk: Desk, tmp_path: Path) -> None:
     append(tmp_path / "qwen.stdout.log", b"out\n")
-    append(tmp_path / "qwen.stderr.log", b"\xff\n")
+    os.utime(tmp_path / "qwen.stdout.log", (10, 10))
+    Log(str(tmp_path / "qwen.stderr.log"), 1000, 1).write(b"\xff\n", 20_500_000_000)
     _, _, body = await desk.ask("GET", "/v1/models/qwen/logs")
-    both = [{"stream": "stdout", "line": "out"}, {"stream": "stderr", "line": "\ufffd"}]
+    both = [
+        {"stream": "stdout", "line": "out", "time": None},
+        {"stream": "stderr", "line": "\ufffd", "time": 20.5},
+    ]
     assert json.loads(body) == {"lines": both}
     _, _, body = await desk.ask("GET", "/v1/models/qwen/logs?stream=stderr")
     assert json.loads(body) == {"lines": both[1:]}
     _, _, body = await desk.ask("GET", "/v1/models/qwen/logs?lines=0")
     assert json.loads(body) == {"lines": []}
+    _, _, body = await desk.ask("GET", "/v1/models/qwen/logs?since=20&until=21")
+    assert [json.loads(line) for line in body.splitlines() if line.startswith(b"{")] == both[1:]
+    status, _, body = await desk.ask("GET", "/v1/models/qwen/logs?until=21&follow=1")
+    assert (status, json.loads(body)["error"]["code"]) == (400, "bad_request")
 
 
 async def test_a_log_that_cannot_be_read_is_an_error_not_a_crash(desk: Desk, tmp_path: Path) -> None:
@@ -67,7 +77,7 @@ async def test_a_follower_that_does_not_read_holds_up_nobody(desk: Desk, tmp_pat
     for _ in range(30):
         append(log, b"x" * 60_000 + b"\n")
     append(log, b"last\n")
-    await until(reading, b'"last"}')
+    await until(reading, b'"last",')
     assert (await desk.ask("GET", "/v1/status"))[0] == 200
     await until_hung_up(stuck)
     received = b""

@@ -1,9 +1,12 @@
 """What a real muxd remembers: rates that add up over sleeps, whose requests they were; and it outlasts a restart."""
 
+import json
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -96,9 +99,30 @@ def test_a_request_is_seen_while_it_runs_and_is_cancelled(start):
 def test_the_logs_of_all_are_one_stream(start):
     muxd = start()
     muxd.ask("alpha")
-    said = muxd.muxctl("logs", "-n", "5").stdout
-    assert "alpha: " in said
-    assert "proxy: " in said
+    lines = muxd.muxctl("logs", "-t", "-n", "9999").stdout.splitlines()
+    times, whose = zip(*(line.split(" ")[:2] for line in lines), strict=True)
+    assert {"muxd:", "proxy:", "alpha:"} <= set(whose)
+    assert list(times) == sorted(times)
+    assert whose.index("muxd:") < whose.index("alpha:"), "muxd says what it does before alpha says anything"
     with muxd._control.stream("GET", "/v1/logs?follow=1&lines=0") as lines:
         muxd.ask("beta")
         assert any('"beta stdout"' in line for line in lines.iter_lines())
+
+
+def test_the_logs_of_a_time_outlive_a_killed_muxd_that_takes_its_models_over(start):
+    muxd = start()
+    muxd.ask("alpha")
+    pid = muxd.status("alpha")["pid"]
+    muxd.kill()
+    muxd.start_again()
+    assert muxd.status("alpha")["pid"] == pid
+    moment = time.time()
+    muxd.ask("alpha")
+    since = datetime.fromtimestamp(moment, UTC).isoformat()
+    of_now = ("logs", "alpha", "--since", since)
+    eventually(lambda: "POST /v1/chat/completions" in muxd.muxctl(*of_now).stdout, "it is told")
+    said = [json.loads(line) for line in muxd.muxctl(*of_now, "--json").stdout.splitlines()]
+    assert all(moment <= line["time"] <= time.time() for line in said)
+    before = muxd.muxctl("logs", "alpha", "--until", since).stdout
+    assert "loading" in before
+    assert "was taken over from an earlier muxd" in muxd.muxctl("logs", "muxd").stdout

@@ -1,6 +1,5 @@
 import json
 import signal
-import time
 
 import pytest
 
@@ -21,25 +20,16 @@ EVENTS = [
     {},
 ]
 SHOWN = """\
-1970-01-02 00:00:00 muxd_started version=0.1.0 pid=42
-1970-01-02 00:00:01 state qwen unloaded -> starting
+1970-01-02T00:00:00+00:00 muxd_started version=0.1.0 pid=42
+1970-01-02T00:00:01+00:00 state qwen unloaded -> starting
 ... 7 events were missed
-1970-01-02 01:00:00 state qwen ready -> failed reason="it died"
-1970-01-02 01:00:01 operator qwen order=stop
-1970-01-02 01:00:02 reload restart=qwen,b add=- plan=[{"model": "c\\u001b"}]
-1970-01-02 01:00:02 reload plan=a:restart,c :add
+1970-01-02T01:00:00+00:00 state qwen ready -> failed reason="it died"
+1970-01-02T01:00:01+00:00 operator qwen order=stop
+1970-01-02T01:00:02+00:00 reload restart=qwen,b add=- plan=[{"model": "c\\u001b"}]
+1970-01-02T01:00:02+00:00 reload plan=a:restart,c :add
 ? of tomorrow a -> null deep={"er": 1}
 ? event
 """
-
-
-@pytest.fixture(autouse=True)
-def in_utc(monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.fixture

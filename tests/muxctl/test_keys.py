@@ -480,10 +480,10 @@ def test_keys_of_every_file_are_a_table(muxctl, config, file):
     assert muxctl("keys", "list") == (
         0,
         f"""\
-NAME   MODELS      RPM  PRIORITY  COMMENTS  EXPIRES               STATE    FILE
-own    all           -         2  yes       2001-01-01T00:00:00Z  expired  {config}
-alice  qwen,llama   60         0  yes       2999-01-31T00:00:00Z  active   {file}
-bob    all           -         0  no        never                 revoked  {file}
+NAME   MODELS      RPM  PRIORITY  COMMENTS  EXPIRES                    STATE    FILE
+own    all           -         2  yes       2001-01-01T00:00:00+00:00  expired  {config}
+alice  qwen,llama   60         0  yes       2999-01-31T00:00:00+00:00  active   {file}
+bob    all           -         0  no        never                      revoked  {file}
 """,
         "",
     )

@@ -2,10 +2,21 @@ import errno
 import json
 import os
 import signal
+from datetime import datetime
 
 import pytest
 
+from muxd.shim.log import Log
+
 from .fake_muxd import FakeMuxd
+
+
+def write(path, *pieces):
+    """Write a log as its shim would, each piece at its second since 1970."""
+    log = Log(str(path), 1 << 20, 1)
+    for came, data in pieces:
+        log.write(data, came * 1_000_000_000)
+
 
 LINES = [{"stream": "stdout", "line": "hello"}, {"stream": "stderr", "line": "\x1b[32mloading\x1b[0m é"}]
 
@@ -124,15 +135,16 @@ class TestWhileMuxdIsDown:
         )
         (directory / "qwen.stdout.log.1").write_text("1\n2\n")
         (directory / "qwen.stdout.log").write_text("3\n4\n")
-        (directory / "qwen.stderr.log").write_text("e1\ne2\n")
+        (directory / "qwen.stderr.log").write_text("e1\ne2\n")  # nobody has kept when they came, but by when
+        for came_by, name in enumerate(("qwen.stdout.log.1", "qwen.stdout.log", "qwen.stderr.log"), 100):
+            os.utime(directory / name, (came_by, came_by))
         return directory
 
     def test_the_files_are_read_instead(self, log_dir, muxctl):
         assert muxctl("logs", "qwen") == (0, "1\n2\n3\n4\ne1\ne2\n", "")
         assert muxctl("logs", "qwen", "-n", "3", "--stream", "stdout") == (0, "2\n3\n4\n", "")
         assert muxctl("logs", "qwen", "-n", "1", "--json")[1].splitlines() == [
-            '{"stream": "stdout", "line": "4"}',
-            '{"stream": "stderr", "line": "e2"}',
+            '{"stream": "stderr", "line": "e2", "time": null}'
         ]
 
     def test_a_stale_socket_is_no_obstacle(self, log_dir, muxctl, short_dir, monkeypatch):
@@ -164,23 +176,42 @@ class TestWhileMuxdIsDown:
         assert (found, out) == (code, "")
         assert f"there is no log of {name} in {log_dir}" in err
 
-    def test_the_proxys_is_found_and_where_muxds_own_is_told(self, log_dir, muxctl):
-        (log_dir / "muxd-proxy.stderr.log").write_text("listening\n")
-        assert muxctl("logs", "proxy") == (0, "listening\n", "")
-        code, _, err = muxctl("logs", "muxd")
-        assert (code, "journalctl -u muxd" in err) == (4, True)
+    def test_those_of_muxds_own_processes_are_found(self, log_dir, muxctl):
+        for file, typed in (("muxd-proxy", "proxy"), ("muxd", "muxd"), ("muxd-ui", "ui")):
+            (log_dir / f"{file}.stderr.log").write_text(f"this is {typed}\n")
+            assert muxctl("logs", typed) == (0, f"this is {typed}\n", "")
+        assert muxctl("logs", "router")[0] == 4
+        (log_dir / "qwen@router.stderr.log").write_text("routing\n")
+        assert muxctl("logs", "router") == (0, "qwen/router: routing\n", "")
+
+    def test_without_a_name_those_of_all_are_merged_in_time(self, log_dir, muxctl):
+        write(log_dir / "muxd-proxy.stdout.log", (2, b"request\n"), (5, b"another\n"))
+        write(log_dir / "qwen@0.stderr.log", (1, b"loading\n"), (3, b"loa"), (6, b"ded\n"))
+        for old in log_dir.glob("qwen.*"):
+            old.unlink()
+        assert muxctl("logs", "-n", "3") == (0, "proxy: request\nqwen/0: loaded\nproxy: another\n", "")
+        code, out, _ = muxctl("logs", "-t", "--since", "1970-01-01T00:00:03+00:00")
+        lines = [line.split(" ", 1) for line in out.splitlines()]
+        assert (code, [text for _, text in lines]) == (0, ["qwen/0: loaded", "proxy: another"])
+        assert [datetime.fromisoformat(came).timestamp() for came, _ in lines] == [3.0, 5.0]
+        assert muxctl("logs", "--until", "1970-01-01T00:00:02Z") == (0, "qwen/0: loading\n", "")
+        said = f"muxctl: nobody has written anything in that time into the files in {log_dir}\n"
+        assert muxctl("logs", "--since", "10min") == (0, "", said)
+
+    def test_a_line_without_a_time_has_a_place_for_it(self, log_dir, muxctl):
+        assert muxctl("logs", "qwen", "-n1", "-t") == (0, "----------------------------- e2\n", "")
 
     def test_those_of_several_processes_of_the_proxy_are_shown_with_their_names(self, log_dir, muxctl):
-        for number in (2, 10, 1):
-            (log_dir / f"muxd-proxy-{number}.stdout.log").write_text(f"request {number}\n")
-        (log_dir / "muxd-proxy-2.stderr.log").write_text("listening\n")
-        shown = ["1: request 1", "2: request 2", "2: listening", "10: request 10"]
+        for came, number in enumerate((2, 10, 1), 1):
+            write(log_dir / f"muxd-proxy-{number}.stdout.log", (came, b"request %d\n" % number))
+        write(log_dir / "muxd-proxy-2.stderr.log", (2, b"listening\n"))
+        shown = ["2: request 2", "10: request 10", "2: listening", "1: request 1"]
         assert muxctl("logs", "proxy") == (0, "".join(f"muxd-proxy-{line}\n" for line in shown), "")
         assert muxctl("logs", "proxy", "--stream", "stderr") == (0, "muxd-proxy-2: listening\n", "")
 
     def test_empty_files_say_so(self, log_dir, muxctl):
         (log_dir / "qwen.stderr.log").write_text("")
-        said = f"muxctl: qwen has written nothing to stderr: its files in {log_dir} are empty\n"
+        said = f"muxctl: qwen has written nothing so far to stderr into the files in {log_dir}\n"
         assert muxctl("logs", "qwen", "--stream", "stderr") == (0, "", said)
 
     @pytest.mark.parametrize("refuses", ["muxd.logfiles.FileIO", "pathlib.Path.exists"])  # the file, its folder
@@ -222,7 +253,24 @@ def test_without_a_name_it_is_the_log_of_all_each_line_behind_its_models_name(mu
     assert muxctl("logs")[:2] == (0, "qwen: ready\nllama/0: loading\n")
 
 
-def test_without_a_name_and_without_muxd_a_name_is_asked_for(muxctl):
+def test_without_muxd_and_without_logs_that_is_said(muxctl):
     code, _, err = muxctl("logs")
-    assert code == 7
-    assert "name a model" in err
+    assert (code, "muxd is not running, and there are no logs in" in err) == (1, True)
+
+
+def test_a_time_is_passed_on_and_its_lines_come_as_a_stream(muxd, muxctl):
+    def script(talk):
+        talk.stream()
+        talk.chunk({"stream": "qwen stdout", "line": "ready", "time": 100.25})
+        talk.end()
+
+    muxd.scripts["GET /v1/logs?since=100.0&until=200.0&follow=0&stream=both"] = script
+    times = ("--since", "1970-01-01T00:01:40Z", "--until", "1970-01-01T00:03:20Z")
+    code, out, err = muxctl("logs", "-t", *times)
+    when, text = out.split(" ", 1)
+    assert (code, text, err) == (0, "qwen: ready\n", "")
+    assert datetime.fromisoformat(when).timestamp() == 100.25
+
+
+def test_what_is_followed_has_no_end(muxctl):
+    assert muxctl("logs", "-f", "--until", "10min") == (2, "", "muxctl: -f goes on for ever: leave --until out\n")

@@ -49,10 +49,10 @@ def test_following_is_a_line_for_each_that_ends(muxd, process):
     muxd.scripts["GET /v1/requests?follow=1&after=0&lines=0"] = script
     child = process("--socket", str(muxd.path), "requests", "-f")
     assert [child.stdout.readline() for _ in range(3)] == [
-        "1970-01-02 00:00:00 qwen /v1/chat/completions 503 switch_timeout 1.25s waited=0.5s first=- tokens=- rate=- "
-        "client=10.0.0.7 id=e1\n",
+        "1970-01-02T00:00:00+00:00 qwen /v1/chat/completions 503 switch_timeout 1.25s waited=0.5s first=- tokens=- "
+        "rate=- client=10.0.0.7 id=e1\n",
         "... 7 requests were missed\n",
-        "1970-01-02 00:00:00 ... and 2 more\n",
+        "1970-01-02T00:00:00+00:00 ... and 2 more\n",
     ]
     child.send_signal(signal.SIGINT)
     assert child.wait(20) == 130

@@ -1,8 +1,6 @@
 import json
 import time
 
-import pytest
-
 from muxctl.times import when
 
 SWITCH = {
@@ -18,7 +16,7 @@ SWITCH = {
     ],
 }  # fmt: skip
 SHOWN = """\
-qwen, in the place of llama (to level 1), 1970-01-02 00:00:00: ready after 3.4s
+qwen, in the place of llama (to level 1), 1970-01-02T00:00:00+00:00: ready after 3.4s
   why       it was due: had the switch begun later, its wait would have passed its bound (wait_target 30.0s)
   asked by  key alice, request f63
   waited    2 requests, the oldest for 12.1s
@@ -33,15 +31,6 @@ UNDER_WAY |= {"asked_by": [{"operator": "root"}, {"operator": None}], "duration_
 UNDER_WAY = {key: value for key, value in UNDER_WAY.items() if key not in ("drain_s", "sleep_s", "free_s", "wake_s")}
 
 
-@pytest.fixture(autouse=True)
-def in_utc(monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
 def test_the_last_switch_is_told_with_who_asked_what_was_compared_and_its_parts(muxd, muxctl):
     muxd.scripts["GET /v1/switches?lines=1&model=qwen"] = lambda talk: talk.json({"switches": [SWITCH]})
     assert muxctl("why", "qwen") == (0, SHOWN.replace("embed  ", "embed  "), "")
@@ -52,7 +41,7 @@ def test_one_under_way_has_no_parts(muxd, muxctl):
     code, out, _ = muxctl("why", "-n", "2")
     assert code == 0
     assert out.split("\n\n")[1].splitlines() == [
-        "qwen, 1970-01-02 00:00:00: under way after 1.0s",
+        "qwen, 1970-01-02T00:00:00+00:00: under way after 1.0s",
         "  why       an operator switched to it, which goes ahead of the queue",
         "  asked by  operator root, operator",
     ]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import trio
 
 from muxd import shim
 from muxd.children import Children
+from muxd.merged_logs import LogWindow, MergedLogs
 from muxd.shim.shim_spec import ShimSpec
 from tests.childworld import TOKEN, eventually, logged, rotated, zombies_of
 
@@ -219,8 +221,7 @@ async def test_a_log_directory_that_vanishes_comes_back(world):
     child = world.spawn(world.sh(f"echo before; read line < {gate}; echo after"))
     path = world.log_dir / "qwen.stdout.log"
     await eventually(lambda: world.stdout() == "before\n")
-    path.unlink()
-    world.log_dir.rmdir()
+    shutil.rmtree(world.log_dir)
     gate.write_text("go\n")
     assert (await child.wait()).dropped_bytes == 0
     assert path.read_text() == "after\n"
@@ -339,3 +340,40 @@ def test_the_shim_runs_from_its_folder_without_muxd(tmp_path):
         subprocess.run(command, stdin=order, pass_fds=[lock.fileno()], check=True, timeout=30)
     assert (tmp_path / "out").read_text() == f"{TOKEN}\n"
     assert json.loads((tmp_path / "exit").read_text())["status"] == 0
+
+
+# ---- when its output came
+
+IN_TURNS = """
+import os, time
+from pathlib import Path
+out, err = Path({folder!r}, "qwen.stdout.log"), Path({folder!r}, "qwen.stderr.log")
+for number in range(10, 60):
+    order = (1, 2) if number % 3 else (2, 1)
+    for stream in order:
+        os.write(stream, b"%d %d\\n" % (number, stream))
+    while sum(file.stat().st_size for file in (out, err) if file.exists()) < (number - 9) * 10:
+        time.sleep(0.001)  # until the shim has both
+"""
+
+
+async def test_what_comes_to_stdout_and_stderr_is_in_the_order_in_which_it_was_written(world):
+    turns = range(10, 60)
+    began = time.time()
+    await run(world, world.python(IN_TURNS.format(folder=str(world.log_dir))))
+    paths = {stream: world.log_dir / f"qwen.{stream}.log" for stream in ("stdout", "stderr")}
+    with MergedLogs(paths, LogWindow()) as merged:
+        lines = merged.rest()
+    expected = [f"{number} {stream}" for number in turns for stream in ((1, 2) if number % 3 else (2, 1))]
+    assert [line["line"] for line in lines] == expected
+    times = [line["time"] for line in lines]
+    assert began <= times[0]
+    assert times == sorted(times)
+    assert times[-1] <= time.time()
+
+
+async def test_the_last_words_of_a_child_are_in_order_too(world):
+    await run(world, world.sh("echo complaint >&2; echo farewell; kill -9 $$"))
+    paths = {stream: world.log_dir / f"qwen.{stream}.log" for stream in ("stdout", "stderr")}
+    with MergedLogs(paths, LogWindow()) as merged:
+        assert [line["line"] for line in merged.rest()] == ["complaint", "farewell"]

@@ -7,7 +7,7 @@ import { Logs } from "./logs.js";
 import { Events } from "./events.js";
 import { TryIt } from "./try.js";
 import { Config, Keys } from "./settings.js";
-import { span } from "./format.js";
+import { setOffset, span, zone } from "./format.js";
 
 const KEPT = 2000; // events
 
@@ -40,6 +40,11 @@ function reduce(known, [kind, value]) {
   }
 }
 
+function hear(tell, kind, value) {
+  setOffset((kind === "snapshot" ? value.status : kind === "status" ? value : {}).utc_offset_s);
+  tell([kind, value]);
+}
+
 const started = (status) => `${status.pid}-${Math.round(status.at - status.uptime_s)}`;
 
 function App() {
@@ -50,8 +55,8 @@ function App() {
   const [theme, setTheme] = useState(localStorage.getItem("theme") || "");
 
   useEffect(() => void get("me").then(setMe, () => setMe({ level: "none", name: "" })), []);
-  useEffect(() => (me && me.level !== "none" ? live((kind, value) => tell([kind, value])) : undefined), [me?.level]);
-  useEffect(() => void (window.muxdTell = (kind, value) => tell([kind, value])), []);
+  useEffect(() => (me && me.level !== "none" ? live((kind, value) => hear(tell, kind, value)) : undefined), [me?.level]);
+  useEffect(() => void (window.muxdTell = (kind, value) => hear(tell, kind, value)), []);
   useEffect(() => {
     const follow = () => setTab(location.hash.slice(1).split("/")[0] || "now");
     addEventListener("hashchange", follow);
@@ -97,9 +102,11 @@ function Head({ known, me, setMe, theme, setTheme }) {
   return html`<header>
     <strong>muxd</strong>
     ${status && html`<span>${status.version}${status.simulated ? " · simulated" : ""} · up ${span(status.uptime_s)}</span>
+      <span title="times on this page are muxd's">times ${zone()}</span>
       <span>proxy ${status.proxy.listen}${status.proxy.state === "running" || status.proxy.state === "unmanaged" ? "" : ` (${status.proxy.state})`}</span>
       <span>${door(status.door)}</span>
-      ${status.config_written && html`<a href="#config">the configuration was changed: reload</a>`}`}
+      ${status.config_written && html`<a href="#config">the configuration was changed: reload</a>`}
+      ${status.reload_failed && html`<a href="#config" title=${status.reload_failed.reason}>▲ the last reload failed</a>`}`}
     <span class="fill"></span>
     <button class="plain" aria-label=${dark ? "Light colours" : "Dark colours"} onClick=${() => setTheme(dark ? "light" : "dark")}>${dark ? "☀" : "☾"}</button>
     ${me.name

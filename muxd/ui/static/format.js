@@ -18,7 +18,26 @@ export function precise(seconds) {
 
 export const gib = (bytes) => (bytes == null ? "–" : (bytes / GiB).toFixed(1));
 
-export const clock = (time) => new Date(time * 1000).toLocaleTimeString([], { hour12: false });
+// Times are the host's, as muxctl and the logs have them, wherever the page is looked at.
+let offset = 0; // seconds from UTC
+
+export function setOffset(seconds) {
+  if (seconds != null) offset = seconds;
+}
+
+export const clock = (time) => new Date((time + offset) * 1000).toISOString().slice(11, 19);
+
+// A Date whose local fields are the host's: for plots, which draw local times.
+export const ofHost = (time) => new Date((time + offset + new Date(time * 1000).getTimezoneOffset() * 60) * 1000);
+
+export function zone() {
+  const minutes = Math.abs(Math.round(offset / 60));
+  const two = (value) => String(value).padStart(2, "0");
+  return `UTC${offset < 0 ? "-" : "+"}${two(Math.floor(minutes / 60))}:${two(minutes % 60)}`;
+}
+
+// A line's time to the millisecond; dashes where nobody has kept it.
+export const precisely = (time) => (time == null ? "------------" : `${clock(time)}.${String(Math.floor((time % 1) * 1000)).padStart(3, "0")}`);
 
 export const count = (value) => (value ? String(value) : "0");
 

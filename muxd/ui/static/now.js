@@ -1,6 +1,6 @@
 // What muxd is doing: the switch, the memory, the models, and who had the GPU.
 import { html, useEffect, useMemo, useRef, useState } from "./preact.js";
-import { GiB, clock, colour, count, gib, precise, span, state } from "./format.js";
+import { GiB, clock, colour, count, gib, ofHost, precise, span, state } from "./format.js";
 import { get, ofModel } from "./api.js";
 
 const PHASES = ["drain", "sleep", "free", "wake"];
@@ -292,6 +292,7 @@ function Plot({ title, of, unit, series, names }) {
     const ink = getComputedStyle(document.documentElement).getPropertyValue("--muted");
     const axis = { stroke: ink, grid: { stroke: "rgba(127,127,127,.18)" }, ticks: { show: false }, font: "11px system-ui" };
     plot.current = new uPlot({
+      tzDate: ofHost,
       width: place.current.clientWidth, height: 130, cursor: { y: false }, legend: { show: false },
       series: [{}, ...shown.map((name) => ({ label: name, stroke: colour(names, name), width: 1.5, spanGaps: false, points: { show: of.startsWith("first"), size: 4 } }))],
       axes: [{ ...axis }, { ...axis, size: 44 }], scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },

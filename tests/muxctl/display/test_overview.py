@@ -185,6 +185,16 @@ def test_a_configuration_that_was_written_since_is_told():
     assert line not in overview(STATUS | {"config_written": False})
 
 
+def test_a_reload_that_failed_is_told_until_one_succeeds():
+    failed = {"time": 86400.0, "reason": "muxd.toml has 2 problems; nothing was changed:\nmuxd.toml:1: no\n\x1b[2J"}
+    line = (
+        "the last reload, at 1970-01-02T00:00:00+00:00, failed: muxd.toml has 2 problems; nothing was changed; "
+        "what ran before runs on"
+    )
+    assert overview(STATUS | {"reload_failed": failed})[1] == line
+    assert len(overview(STATUS | {"reload_failed": None})) == len(overview(STATUS | {"reload_failed": failed})) - 1
+
+
 def test_lost_logs_are_told_by_their_reason_with_a_few_names():
     full, broken = {"dropped_log_bytes": 5, "dropped_log_reason": "no space left on device"}, {"dropped_log_bytes": 5}
     models = [RESTS | {"name": f"m{number}"} | full for number in range(5)] + [RESTS | {"name": "old"} | broken]
