@@ -5,12 +5,14 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from muxd.children import RUN_DIR, mark_of, token_of
 from muxd.config.flags import runs_on_cpu
 from muxd.config.folders import why_not_had
+from muxd.config.half_options import HALVES
 from muxd.config.lines import KeyPath
 from muxd.config.model_schema import Model
 from muxd.config.problems import Problems, shown_file
@@ -80,7 +82,7 @@ class HostCheck:
         self._readings = readings
         self.without_engine: set[str] = set()  # models whose interpreter does not have it
         self.unfit: dict[str, list[Finding]] = {}  # by model: what its engine's version cannot do for it
-        self.rejected: dict[str, tuple[str, list[ArgFault]]] = {}  # by model: its interpreter, and its engine's word
+        self.rejected: dict[str, tuple[str, list[ArgFault]]] = {}  # by model, or half: interpreter, its engine's word
         self.models = [model for model in config.models if model.name not in broken]
 
     def environ_of(self, model: Model) -> dict[str, str]:
@@ -259,6 +261,9 @@ def _ask_for_rejected(
     seconds.
     """
     args_by_model = {model.name: flags for model in models if (flags := _flags_of(machine, model, checks))}
+    for model, half in ((model, half) for model in models for half in HALVES):
+        if (options := getattr(model, half)) is not None and options.args:
+            args_by_model[f"{model.name}/{half}"] = checks.flags(replace(model, args=options.args))
     if not args_by_model:
         return
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from muxd.config.devices import VARIABLE
 from muxd.config.flags import runs_on_cpu
+from muxd.config.half_options import HALVES
 from muxd.config.model_schema import Model, Script
 from muxd.config.problems import Problems
 from muxd.config.schema import Config, GiB
@@ -41,6 +42,9 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
     text, size, findings = _files(machine, model)
     findings += [*_size_lines(machine, model, size), *_level_lines(machine, model), *_home_lines(machine, model)]
     findings += args_lines(machine, model, model.args, machine.where(model, "args"))
+    for half in HALVES:
+        if (options := getattr(model, half)) is not None:
+            findings += args_lines(machine, model, options.args, machine.where(model, half, "args"), half)
     findings += [wrong(model.name, why, machine.where(model, *key)) for key, why in machine.unfit.get(model.name, ())]
     if not findings:
         unseen = "" if machine.gpus or runs_on_cpu(model.args) else ", which cannot be seen"
@@ -64,18 +68,20 @@ def _too_few(model: Model, where: str) -> Iterator[ReportLine]:
 # Its arguments
 
 
-def args_lines(machine: HostCheck, model: Model, args: Sequence[str], where: str) -> Iterator[ReportLine]:
-    """Yield one line on each mistake in the model's arguments: wrong, where its own engine refuses them."""
+def args_lines(
+    machine: HostCheck, model: Model, args: Sequence[str], where: str, half: str = ""
+) -> Iterator[ReportLine]:
+    """Yield one line on each mistake in arguments of a model, or its half: wrong, where its own engine refuses them."""
     checks = kind_of(model).installation
     if checks is None:
         return
-    python, rejected = machine.rejected.get(model.name, ("", []))
+    python, rejected = machine.rejected.get(f"{model.name}/{half}" if half else model.name, ("", []))
     told: set[str] = set()
     for odd in checks.odd(args, model.script is not None):
         is_refused = any(odd.words & each.words for each in rejected)
         yield (wrong if is_refused else warn)(model.name, odd.text, where)
         told |= odd.words
-    whose = "args" if model.script is None else "its flags"
+    whose = f"{half}.args" if half else "args" if model.script is None else "its flags"
     for each in rejected:
         if not each.words & told:
             yield wrong(model.name, f"the {checks.package.title} of {python} does not take {whose}: {each.text}", where)

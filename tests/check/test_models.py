@@ -503,3 +503,39 @@ def test_how_many_replicas_fit_on_any_gpus_is_said(report, keys, mark, said):
     ((found, text),) = [(m, text) for m, subject, text in lines if subject == "a"]
     assert (found, status) == (mark, 2 if mark == "WRONG" else 0)
     assert said in text
+
+
+HALVES = """\
+[models.a]
+model_path = "{folder}"
+python = "{python}"
+gpus = [0, 1]
+prefill = {{ args = {prefill} }}
+decode = {{ args = ["--context-length", "x"] }}
+"""
+
+
+def test_what_the_engine_refuses_of_one_half_is_told_with_its_line(report, interpreter, folder):
+    said = "argument --context-length: invalid int value: x"
+    python = interpreter(rejected={"a/decode": said})
+    status, lines = report(HALVES.format(folder=folder(), python=python, prefill=[]), gpus=(140, 140))
+    assert status == 2
+    (text,) = [text for mark, subject, text in lines if (mark, subject) == ("WRONG", "a")]
+    assert text == f"muxd.toml:8: the SGLang of {python.name} does not take decode.args: {said}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--port", "1"], "--port is muxd's own; use the key port"),
+        (["--disaggregation-mode", "decode"], "is muxd's own; leave it out: prefill and decode say it"),
+        (["--disaggregation-bootstrap-port=9"], "each server that prefills has a port of its own"),
+        (["chunked"], '"chunked" belongs to no flag'),
+    ],
+)
+def test_flags_of_a_half_that_are_muxds_own_are_refused(report, interpreter, folder, flags, said):
+    text = HALVES.format(folder=folder(), python=interpreter(), prefill=flags)
+    status, lines = report(text, gpus=(140, 140))
+    (found,) = [text for mark, subject, text in lines if (mark, subject) == ("WRONG", "a") and ":7: " in text]
+    assert (status, found.startswith("muxd.toml:7: models.a.prefill.args: ")) == (2, True)
+    assert said in found

@@ -22,6 +22,7 @@ from muxd.config.flags import (
     parallel,
     why_no_value,
 )
+from muxd.config.half_options import HALVES
 from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import shown
@@ -36,6 +37,12 @@ _JOINED = re.compile(r"--?[A-Za-z][\w-]*(\s|=[^\s{\[\"']*\s+--?[A-Za-z])")
 # Characters that word processors put in the place of "--".
 _DASHES = re.compile("^[\u2010-\u2015\u2212]+-?(?=[a-z])")
 
+
+#: Flags that muxd sets for a server of one half, each with what the user does instead.
+HALF_FLAGS = {
+    "--disaggregation-mode": "leave it out: prefill and decode say it",
+    "--disaggregation-bootstrap-port": "leave it out: each server that prefills has a port of its own",
+}
 
 #: Flags of a server that muxd cannot drive, each with why.
 UNUSABLE_FLAGS = {
@@ -59,27 +66,14 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
 
 
 def args_findings(model: Model) -> Iterator[Finding]:
-    """Yield what is wrong with `args`: flags that muxd itself sets, and what would not be taken as it was meant."""
-    for arg in model.args:
-        flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
-        if owned := owned_flag(flag, OWNED_FLAGS):
-            named = f" {owned}" if owned != flag else ""
-            yield ("args",), f"{flag} is muxd's own{named}; {OWNED_FLAGS[owned]}"
-        elif unusable := owned_flag(flag, UNUSABLE_FLAGS):
-            yield ("args",), f"{flag}: {UNUSABLE_FLAGS[unusable]}; leave it out"
-        elif _JOINED.match(arg):
-            words = _shell_words(arg)
-            if why := why_no_value(*words) if len(words) == 2 else "":
-                yield ("args",), f"{shown(arg)}: {why}"
-                continue
-            apart = ", ".join(map(shown, words))
-            yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
-        elif why := _no_flag(arg):
-            yield ("args",), f"{shown(arg)} {why}"
-        elif (value := _value_in(arg))[:1] not in ("{", "[") and (wanted := VARIABLE.search(value)):
-            yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
-    if (first := "".join(model.args[:1])) and not (first[0] in "-$" or _no_flag(first)):
-        yield ("args",), f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
+    """Yield what is wrong with `args`, of the model and of its halves."""
+    halves = {half: options for half in HALVES if (options := getattr(model, half)) is not None}
+    given: dict[tuple[str, ...], Sequence[str]] = {("args",): model.args}
+    given |= {(half, "args"): options.args for half, options in halves.items()}
+    for path, args in given.items():
+        yield from ((path, why) for why in _words_findings(args))
+        flags = {arg.partition("=")[0] for arg in args} if halves else set()
+        yield from ((path, f"{flag} is muxd's own; {HALF_FLAGS[flag]}") for flag in HALF_FLAGS if flag in flags)
     if why := _why_no_share(model.args):
         yield ("args",), why
     with suppress(ValueError):  # SGLang itself refuses numbers that are invalid
@@ -92,6 +86,30 @@ def args_findings(model: Model) -> Iterator[Finding]:
             names = f"gpus names {count}" + f" for each of {model.most_replicas} replicas" * (model.most_replicas > 1)
             text = f"the server needs {needs}, and {names}; name as many there, or correct args"
             yield ("args",), text
+
+
+def _words_findings(args: Sequence[str]) -> Iterator[str]:
+    """Yield which words are flags that muxd itself sets, or would not be taken as they were meant."""
+    for arg in args:
+        flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
+        if owned := owned_flag(flag, OWNED_FLAGS):
+            named = f" {owned}" if owned != flag else ""
+            yield f"{flag} is muxd's own{named}; {OWNED_FLAGS[owned]}"
+        elif unusable := owned_flag(flag, UNUSABLE_FLAGS):
+            yield f"{flag}: {UNUSABLE_FLAGS[unusable]}; leave it out"
+        elif _JOINED.match(arg):
+            words = _shell_words(arg)
+            if why := why_no_value(*words) if len(words) == 2 else "":
+                yield f"{shown(arg)}: {why}"
+                continue
+            apart = ", ".join(map(shown, words))
+            yield f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
+        elif why := _no_flag(arg):
+            yield f"{shown(arg)} {why}"
+        elif (value := _value_in(arg))[:1] not in ("{", "[") and (wanted := VARIABLE.search(value)):
+            yield f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
+    if (first := "".join(args[:1])) and not (first[0] in "-$" or _no_flag(first)):
+        yield f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
 
 
 def odd_args(args: Sequence[str], in_script: bool = False) -> Iterator[ArgFault]:
