@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import ssl
@@ -16,3 +17,14 @@ sys.dont_write_bytecode = False
 # httpx makes a TLS context for each client, and loads the certificates of all authorities into it: 20 ms of CPU, more
 # than the request of most tests, and none of them is sent by TLS.
 ssl.create_default_context = cache(ssl.create_default_context)
+
+# Eleven thousand tests are a million objects, which each full collection of garbage would go through, 13 times in 600
+# tests: none while they are collected, and from then on they are left out (15.0 -> 10.8 s of CPU for those 600).
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected out of all collections of garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()

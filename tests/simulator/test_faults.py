@@ -36,12 +36,14 @@ def test_it_dies_after_a_while_and_only_the_first_time(start, tmp_path):
     assert faulty(start, fault).says()
 
 
+@pytest.mark.thorough
 def test_it_dies_while_loading_and_leaves_orphans(start):
     simulator = start("--load-time", "60", "--fault", "die-while-loading", "--fault", "exit-code=4", ready=False)
     assert simulator.ended() == 4
     assert set(simulator.pids()) == {simulator.pid(comm(SCHEDULER)), simulator.pid(comm(DETOKENIZER))}
 
 
+@pytest.mark.thorough
 def test_a_load_that_was_in_time_is_not_killed_for_it(start):
     assert faulty(start, "die-while-loading=60").says()
 
@@ -52,6 +54,7 @@ def test_loading_can_end_in_an_out_of_memory_error(start):
     assert "CUDA out of memory" in simulator.output
 
 
+@pytest.mark.thorough
 def test_loading_can_take_longer_than_it_should(start):
     simulator = faulty(start, "load-time=60", ready=False)
     eventually(lambda: simulator.pids(comm(DETOKENIZER)), "the children are there")
@@ -89,6 +92,7 @@ def test_it_ignores_sigterm(start):
     assert simulator.ended() == -signal.SIGKILL
 
 
+@pytest.mark.thorough
 def test_it_takes_its_time_to_end(start):
     simulator = faulty(start, "slow-term=60")
     simulator.process.terminate()
@@ -102,6 +106,7 @@ def test_calls_fail(start):
     assert simulator.says()
 
 
+@pytest.mark.thorough
 def test_a_call_kills(start):
     simulator = faulty(start, "die-on=reload", "exit-code=6")
     with pytest.raises(OSError, match=r"closed connection|reset"):
@@ -129,6 +134,7 @@ def test_a_descendant_escapes_the_session(start):
     assert simulator.pids() == [stray]
 
 
+@pytest.mark.thorough
 def test_memory_stays_taken_after_the_end(start, tmp_path):
     ledger = GpuLedger(tmp_path / "gpus", 100)
     simulator = start("--ledger", tmp_path / "gpus", "--gpu-memory", 100, "--kv", 70, "--fault", "stubborn-memory=3600")
@@ -147,6 +153,7 @@ def test_a_stream_has_garbage_in_it(start):
     assert answer.content.endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.thorough
 def test_answers_end_too_early(start):
     simulator = faulty(start, "close-early=3")
     for stream in (True, False):

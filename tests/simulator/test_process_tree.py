@@ -47,6 +47,7 @@ def test_the_port_is_bound_only_after_the_load(start):
         simulator.get("/ready")
 
 
+@pytest.mark.thorough
 def test_a_taken_port_is_noticed_only_after_the_load(start):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -62,6 +63,7 @@ def test_each_start_leaves_temporary_files(simulator):
     assert (len(left), sum(path.is_dir() for path in left)) == (6, 1)
 
 
+@pytest.mark.thorough
 def test_sigterm_ends_an_idle_server_with_0(start):
     simulator = start()
     simulator.process.terminate()
@@ -82,6 +84,7 @@ def test_sigterm_lets_requests_finish_and_takes_new_ones(start):
     assert simulator.ended() == 0
 
 
+@pytest.mark.thorough
 def test_sigterm_with_a_held_request_does_not_end_it(start):
     simulator = start("--pace", "0.001")
     simulator.post("/pause_generation", {})
@@ -130,6 +133,7 @@ def test_the_death_of_a_child_is_the_death_of_all(name, env, start):
     gone(simulator)
 
 
+@pytest.mark.thorough
 def test_it_answers_nobody_while_it_writes_its_dumps(start):
     simulator = start("--pace", "0.3")
     os.kill(simulator.pid(comm(SCHEDULER)), signal.SIGKILL)

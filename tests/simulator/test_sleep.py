@@ -132,6 +132,7 @@ def test_a_model_is_spread_over_its_gpus_one_scheduler_each(sleeper, ledger):
     assert (ledger.used("0"), ledger.used("2")) == (41 * MiB, 41 * MiB)
 
 
+@pytest.mark.thorough
 def test_memory_may_be_free_only_some_time_after_the_answer(sleeper, ledger):
     simulator = sleeper("--release-lag", 0.3)
     pause(simulator)
@@ -170,6 +171,7 @@ def test_a_release_while_a_request_runs_kills_it(sleeper):
         assert "only when server is idle" in dies_of(simulator, "/release_memory_occupation")
 
 
+@pytest.mark.thorough
 def test_a_release_while_frozen_requests_run_kills_it(sleeper):
     simulator = sleeper()
     with simulator.open_stream(max_tokens=10_000, ignore_eos=True) as stream:
@@ -178,6 +180,7 @@ def test_a_release_while_frozen_requests_run_kills_it(sleeper):
         dies_of(simulator, "/release_memory_occupation")
 
 
+@pytest.mark.thorough
 def test_a_second_release_kills_it(sleeper):
     simulator = sleeper()
     pause(simulator)
@@ -185,6 +188,7 @@ def test_a_second_release_kills_it(sleeper):
     assert "cannot pause 'kv_cache'" in dies_of(simulator, "/release_memory_occupation")
 
 
+@pytest.mark.thorough
 def test_a_resume_of_what_was_not_released_kills_it(sleeper):
     assert "KeyError: 'kv_cache'" in dies_of(sleeper(), "/resume_memory_occupation")
 
@@ -197,12 +201,14 @@ def test_a_resume_without_memory_kills_it(sleeper, ledger):
     assert "torch.OutOfMemoryError: CUDA out of memory." in dies_of(simulator, "/resume_memory_occupation")
 
 
+@pytest.mark.thorough
 def test_a_request_while_memory_is_released_and_nothing_is_paused_kills_it(sleeper):
     simulator = sleeper()
     release(simulator)
     assert "illegal memory access" in dies_of(simulator, "/generate", {"text": "hi"})
 
 
+@pytest.mark.thorough
 def test_a_reload_into_released_weights_kills_it(sleeper):
     simulator = sleeper()
     pause(simulator)
