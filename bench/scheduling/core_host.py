@@ -2,7 +2,9 @@
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
 
 from muxd.core import policy
 from muxd.core.commands import (
@@ -75,6 +77,7 @@ class Estimate:
     drains: bool  # something was in flight
     said: float | None
     came: float
+    under_way: Sequence[tuple[Sequence[float], int]]  # by victim: ages of answers in seconds, and requests in its queue
 
 
 class CoreHost:
@@ -91,7 +94,7 @@ class CoreHost:
         self._learned = learned
         self._spread = spread
         self._chance = random.Random(seed)
-        self._told: dict[str, list[tuple[tuple[str, ...], bool, float, float | None]]] = {}
+        self._told: dict[str, list[tuple[float, Estimate]]] = {}  # by target: when, and what is known by then
         self._timer: float | None = None
         self._leases: dict[int, str] = {}
         self._crashing: set[str] = set()
@@ -239,8 +242,8 @@ class CoreHost:
             self._tell(TimerFired(self.world.now))
 
     def _ready(self, worker: str) -> None:
-        for kind, drains, since, said in self._told.pop(worker, ()):
-            self.estimates.append(Estimate(kind, drains, said, self.world.now - since))
+        for since, estimate in self._told.pop(worker, ()):
+            self.estimates.append(replace(estimate, came=self.world.now - since))
         self._tell(WorkerReady(self.world.now, worker, url(worker)))
 
     def _revoke(self, lease: int, deadline: float) -> None:
@@ -269,14 +272,19 @@ class CoreHost:
         scheduler = self.scheduler
         group = scheduler.host.groups[kind[0]]
         eta = progress_of(scheduler.host, scheduler.switching, group, self.world.now).eta
-        self._told.setdefault(kind[0], []).append((kind, drains, self.world.now, eta))
+        now, engines = self.world.now, [self.world.engines[name] for name in kind[1:]]
+        under_way = [
+            ([now - r.started for r in engine.running if r.started is not None], len(engine.queue))
+            for engine in engines
+        ]
+        self._told.setdefault(kind[0], []).append((now, Estimate(kind, drains, eta, inf, under_way)))
 
     def _estimate_again(self, victim: str) -> None:
         """Estimate the rest of a switch anew whose victim has drained."""
         for switch in self.scheduler.switching.running:
             told = self._told.get(switch.target, [])
-            if victim in switch.victims and told and told[-1][1]:
-                self._estimate(told[0][0], drains=False)
+            if victim in switch.victims and told and told[-1][1].drains:
+                self._estimate(told[0][1].kind, drains=False)
 
     @property
     def drain(self) -> float:
@@ -290,7 +298,8 @@ class CoreHost:
         On top is the longest answer, which may be under way when somebody is due: nobody knows before how long it is.
         """
         cost, others = self.world.cost, len(self.lines) - 1
-        target = policy.stretched(WAIT_TARGET, 2 * cost + self.drain)
+        crowd = max(group.crowd for group in self.scheduler.host.groups.values())
+        target = policy.stretched(WAIT_TARGET, 2 * cost + self.drain, crowd)
         longest = max(request.seconds for request in self.world.requests)
         return target + others * (max(cost, self.drain) + cost) + cost + longest
 

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import inf
+from math import inf, log
+from statistics import median
 from typing import NamedTuple
 
 from . import policy
@@ -18,10 +19,13 @@ from .events import Verb, Waiting
 from .ledger import GpuId, in_order
 from .spec import GroupSpec, Role, Rung
 from .states import DOWN, LEAVING, UP, WorkerState
-from .worker import Cost, Worker
+from .worker import NEWEST, Cost, Worker
 
 #: So many of the last times that a group was wanted tell how often it is: LRU-K (O'Neil et al., SIGMOD 1993).
 USES = 8
+
+#: So many of its last drains tell how long a group's answers take.
+DRAINS = 8
 
 #: States of a worker that is of no use to its group until somebody mends it, or its cool-down is over.
 LOST = frozenset({WorkerState.FAILED, WorkerState.STUCK})
@@ -159,6 +163,9 @@ class Group:
         self.idle_since: float | None = None  # its last answer ended then; None: requests run or wait, or never did
         self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # seconds from an answer to the next request
         self.uses: deque[float] = deque(maxlen=USES)  # when requests last came to it while it was idle
+        self.crowd = 0.0  # requests in flight when it gives way, of late
+        self.drained_count = 0  # requests in flight when its last drain began
+        self.drains: deque[tuple[int, float]] = deque(maxlen=DRAINS)  # of late: requests in flight, seconds
         self.drain_deadline = inf
         self.drained_for = ("", "")  # the reason of its last drain, and the message to the leases' holders
         self.order: Order | None = None
@@ -304,6 +311,8 @@ class Group:
         assert self.pending_spec is not None
         self.spec, self.pending_spec = self.pending_spec, None
         self.gaps.clear()
+        self.drains.clear()
+        self.crowd = 0.0
         self._take_members(now)
         self.enlist(self.serving)
         self.let_spare(self.serving[self.spec.replicas or self.most :], now)
@@ -528,6 +537,28 @@ class Group:
         """
         return len(self.uses) / max(1.0, second - self.uses[0]) if self.uses else 0.0
 
+    @property
+    def drain_left(self) -> float | None:
+        """Return the seconds until what is in flight has ended, by earlier drains; None where there were none.
+
+        Each says how long a mean answer takes: of `count` that end by chance, as the exponential distribution has it,
+        the last one takes H(count) times as long.  The median is robust to the one very long answer.
+        """
+        if not self.drains:
+            return None
+        return median(seconds / _harmonic(count) for count, seconds in self.drains) * _harmonic(self.in_flight)
+
+    def note_drained(self, seconds: float) -> None:
+        """Learn how long a drain took, if there was something in flight when it began."""
+        if self.drained_count:
+            self.drains.append((self.drained_count, seconds))
+
+    def note_crowd(self) -> None:
+        """Learn how many requests are in flight when the group gives way; one that is idle then says nothing."""
+        self.drained_count = self.in_flight
+        if not self.idle:
+            self.crowd += (NEWEST if self.crowd else 1.0) * (self.in_flight - self.crowd)
+
     # Orders
 
     @property
@@ -615,6 +646,11 @@ class Group:
         if len(self.serving) == 1:
             return self.serving[0].sleeps_at(level)
         return all(worker.sleeps_at(level) for worker in self.serving)
+
+
+def _harmonic(count: int) -> float:
+    """Return the harmonic number 1 + 1/2 + ... + 1/count, to a hundredth; 0 for none."""
+    return log(count) + 0.5772 + 1 / (2 * count) - 1 / (12 * count * count) if count > 0 else 0.0
 
 
 def _slowest(costs: list[Cost]) -> Cost:

@@ -164,6 +164,8 @@ class HostState:
         del self._by_state[group.state][group.name]
         if state is WorkerState.READY and group.state is not WorkerState.DRAINING:
             group.awake_since, group.is_exposed = self.now, False
+        if group.state is WorkerState.DRAINING and state in (WorkerState.FALLING_ASLEEP, WorkerState.STOPPING):
+            group.note_drained(self.now - group.since)
         group.state, group.since = state, self.now
         self._by_state[state][group.name] = group
 
@@ -468,6 +470,7 @@ class HostState:
     def drain(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
         """Admit nothing more; holders have until the deadline.  Members that only come are ended."""
         group.drain_deadline, group.drained_for = deadline, (reason, message)
+        group.note_crowd()
         for worker in group.serving:
             if worker.state is WorkerState.READY:
                 worker.drains_requests = not group.idle

@@ -42,13 +42,13 @@ class Contender(Candidate):
     drain: float  # seconds to drain it, as far as that was measured
     ready_at: float  # when its restart delays are over; inf where it is on its way off its GPUs, or kept away
 
-    terms: tuple[bool, float, float, float] = (False, 0.0, 0.0, 0.0)  # all that its bound depends on
+    terms: tuple[float, ...] = ()  # all that its bound depends on
 
     def reckon(self, leaving: float) -> None:
         """Take in how many seconds those in its way take to leave."""
         self.cost = leaving + self.come
         self.turn = max(self.cost, self.drain)
-        self.terms = self.is_batch, self.known, self.cost, self.turn
+        self.terms = self.is_batch, self.known, self.cost, self.turn, self.weight
 
 
 class Blockers:
@@ -66,6 +66,7 @@ class Blockers:
         self.drain = max((group.cost(WorkerState.DRAINING).seconds for group in ready), default=0.0)
         self._known_drain = max((group.cost(WorkerState.DRAINING).known for group in ready), default=0.0)
         self.known = self._known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
+        self.crowd = max((group.crowd for group in ready), default=0.0)
         self.gives_way = all(
             not g.is_validated and (g.leaves or g.state in (WorkerState.ASLEEP, WorkerState.READY)) for g in groups
         )
@@ -90,6 +91,11 @@ class Blockers:
         One that comes back by itself, after it lost its quorum, has no switch that keeps others off.
         """
         return any(group.stuck_on(gpus) or group.state in COMING for group in self._groups)
+
+    def stretched(self, contender: Contender, wait_target: float) -> float:
+        """Return the wait target of a group for which others wait than batch, as it is where they give way to it."""
+        excess = self.crowd / max(1.0, contender.weight)
+        return policy.stretched(wait_target, contender.known + self.known, excess)
 
     def give_way_at(self, contender: Contender, due: float, now: float) -> float:
         """Return when they give way to a group for which requests wait, and is due at `due`; inf for no reason.
@@ -218,17 +224,17 @@ class Rivals:
     def dues(self, turns: float, wait_target: float, batch_max_wait: float) -> list[float]:
         """Return when each of `members` is due, where `turns` is what the turns of all on these GPUs take."""
         blockers = self.blockers
-        given = turns, wait_target, batch_max_wait, blockers.known, blockers.drain, self._width
+        given = turns, wait_target, batch_max_wait, blockers.known, blockers.drain, blockers.crowd, self._width
         if self._dues is not None and self._dues[0] == given:
             return self._dues[1]
-        ahead: dict[tuple[bool, float, float, float], tuple[float, float]] = {}  # by the terms: many have the same
+        ahead: dict[tuple[float, ...], tuple[float, float]] = {}  # by the terms: many have the same
         found = []
         for contender in self.members:
             terms = contender.terms
             if terms not in ahead:
                 target = batch_max_wait
                 if not contender.is_batch:
-                    target = policy.stretched(wait_target, contender.known + blockers.known)
+                    target = self.blockers.stretched(contender, wait_target)
                 others = turns - self.turn_of(contender)
                 ahead[terms] = policy.bound(contender, others, target), policy.lead(contender, blockers.drain)
             bound, lead = ahead[terms]
@@ -433,8 +439,9 @@ class Lineup:
         return contender
 
     def _due_at(self, contender: Contender, blockers: Blockers, others: float) -> float:
-        known = contender.known + blockers.known
-        target = self.batch_max_wait if contender.is_batch else policy.stretched(self.wait_target, known)
+        target = self.batch_max_wait
+        if not contender.is_batch:
+            target = blockers.stretched(contender, self.wait_target)
         return policy.due_at(contender, others, drain=blockers.drain, wait_target=target)
 
     def _turns_on(self, gpus: frozenset[GpuId]) -> float:

@@ -34,7 +34,11 @@ WORTH = 1 / 5
 
 #: How many times as long as a switch there and back, and the drain, a busy model's turn is to last, so that most of the
 #: GPU's time goes to answers; and how many times the configured target the wait may become by that.
-TURN_PER_SWITCH, STRETCH = 3.0, 3.0
+STRETCH = 3.0
+
+#: The same where the active model has many requests in flight when it gives way for each one that waits for another: as
+#: many times, but no more than this.  Those who wait less for it are more than those who wait longer.
+MOST_STRETCH = 8.0
 
 #: The longest turn, in seconds, that a busy model keeps because its drain takes so long.
 LONGEST_FOR_DRAIN = 60.0
@@ -79,9 +83,13 @@ def bound(candidate: Candidate, others: float, wait_target: float) -> float:
     return wait_target + others + candidate.cost
 
 
-def stretched(wait_target: float, overhead: float) -> float:
-    """Return the wait target where a switch there and back takes `overhead` seconds with its drain."""
-    return max(wait_target, min(STRETCH * wait_target, TURN_PER_SWITCH * overhead))
+def stretched(wait_target: float, overhead: float, excess: float = 0.0) -> float:
+    """Return the wait target where a switch there and back takes `overhead` seconds with its drain.
+
+    `excess`: how many requests are in flight when the active model gives way, for each one that waits.
+    """
+    times = max(STRETCH, min(MOST_STRETCH, excess))
+    return max(wait_target, times * min(wait_target, overhead))
 
 
 def due_at(candidate: Candidate, others: float, *, drain: float, wait_target: float) -> float:

@@ -180,13 +180,24 @@ def _until_gone(leaving: Eviction, now: float) -> float | None:
     """Return the seconds until a group that gives way is off its GPUs; None if unknown."""
     group = leaving.group
     if group.state is WorkerState.READY:
-        return _sum(0.0 if group.idle else _known(group.cost(WorkerState.DRAINING)), _known(leaving.leave_cost))
+        return _sum(
+            _until_drained(group, _known(group.cost(WorkerState.DRAINING)), group.spec.drain_timeout),
+            _known(leaving.leave_cost),
+        )
     if group.state is WorkerState.DRAINING:
-        drained = 0.0 if group.idle else _left(group.cost(WorkerState.DRAINING), group.since, now)
-        return _sum(drained, _known(leaving.leave_cost))
+        left = _left(group.cost(WorkerState.DRAINING), group.since, now)
+        return _sum(_until_drained(group, left, group.drain_deadline - now), _known(leaving.leave_cost))
     if group.state is WorkerState.ASLEEP:
         return _known(leaving.leave_cost)
     return _slowest_left((worker for worker in group.members if worker.state in LEAVING), now)
+
+
+def _until_drained(group: Group, by_average: float | None, at_most: float) -> float | None:
+    """Return the seconds until nothing of a group is in flight, by how much is; `by_average` before it has drained."""
+    if group.idle:
+        return 0.0
+    left = by_average if group.drain_left is None else group.drain_left
+    return None if left is None else max(0.0, min(left, at_most))
 
 
 def _until_alone(host: HostState, group: Group, now: float) -> float | None:

@@ -110,3 +110,16 @@ def test_who_waits_behind_a_busy_model_is_told_when_it_must_give_way():
 
 def test_a_ready_worker_is_ready():
     assert look(both_measured(), "b", 40) == Progress("ready", (), 6, 0.0)
+
+
+def test_how_long_a_drain_takes_is_told_by_how_much_is_in_flight():
+    """Of four answers the last one takes 1 + 1/2 + 1/3 + 1/4 as long as a mean one, of two 1 + 1/2."""
+    book = play(both_measured(), DemandReported(35, 2, 4), SwitchAsked(36, 9, "a"), LeaseEnded(61, 2))
+    play(book, WorkerAsleep(63, "b"), WorkerReady(64, "a", "http://a"), LeaseAsked(65, 3, "b"), SwitchAsked(65, 8, "b"))
+    play(book, WorkerAsleep(66, "a"), WorkerReady(67, "b", "http://b"), DemandReported(68, 3, 2))
+    play(book, SwitchAsked(70, 7, "a"))
+    before = look(book, "a", 70).eta
+    assert before == pytest.approx(25 * 1.5 / (25 / 12) + 2 + 1, abs=0.1)
+    play(book, DemandReported(71, 3, 1))
+    assert look(book, "a", 71).eta == pytest.approx(25 / (25 / 12) + 2 + 1, abs=0.1)
+    assert look(book, "a", 130).eta == pytest.approx(12 + 2 + 1, abs=0.1), "whoever is left takes as long as before"

@@ -11,6 +11,7 @@ from muxd.core.events import (
     GpusMeasured,
     LeaseAsked,
     LeaseEnded,
+    SwitchAsked,
     TimerFired,
     Waiting,
     WorkerAsleep,
@@ -19,6 +20,7 @@ from muxd.core.events import (
 )
 from muxd.core.policy import linger, usual_gap
 from muxd.core.progress import next_step
+from muxd.core.states import WorkerState
 
 from .playbook import Playbook, single
 
@@ -105,6 +107,21 @@ def test_the_bound_of_who_waits_ends_the_turn_of_an_idle_model():
             break
     assert book << revoked(book.scheduler.host.now)
     assert book.scheduler.host.now - 313.5 <= 30
+
+
+@pytest.mark.parametrize(("waiting", "target"), [(1, 80), (5, 80), (10, 40), (40, 30)])
+def test_who_waits_for_one_that_many_use_waits_longer_the_fewer_they_are(waiting, target):
+    """Forty are in flight when it gives way: eight for each of five, four for each of ten, one for each of forty."""
+    book = agents() >> DemandReported(313, 2, 40)
+    book.group("a").crowd = 40.0
+    book.worker("a").costs[WorkerState.DRAINING, None].learn(10.0)
+    book >> LeaseAsked(313.5, 3, "b", (Waiting(waiting, 0.0),))
+    assert book.timer == 313.5 + target - 10
+
+
+def test_how_many_are_in_flight_when_it_gives_way_is_learned():
+    book = agents() >> DemandReported(313, 2, 40) >> SwitchAsked(314, 9, "b")
+    assert book.group("a").crowd == 40
 
 
 def test_it_can_be_turned_off():
