@@ -110,7 +110,8 @@ def main() -> None:
     for owner, name in (
         *((WorkerProcess, name) for name in ("_sleep", "_wake", "_until_serving", "_prove")),
         *((GpuMemoryTracker, name) for name in ("until_released", "until_room_to_wake", "came")),
-        *((EngineClient, name) for name in ("call", "ask", "probe")),
+        *((EngineClient, name) for name in ("call", "ask", "probe", "prove")),
+        (StateFile, "write_ahead"),
     ):
         stamp_method(owner, name)
     stamp_saves()

@@ -383,7 +383,7 @@ class FakeGpus:
 class FakeHost:
     """Make it with `fake_host`, in a trio task: its clock is trio's."""
 
-    def __init__(self, folder: Path, models: tuple[Model, ...], http: httpx.AsyncClient) -> None:
+    def __init__(self, folder: Path, models: tuple[Model, ...], http: httpx.AsyncBaseTransport) -> None:
         for name in ("state", "logs"):
             (folder / name).mkdir(exist_ok=True)
         folders = (folder / name for name in ("socket", "state", "logs", "cache"))
@@ -437,7 +437,7 @@ async def fake_host(folder: Path, *models: Model) -> AsyncIterator[FakeHost]:
     transport = httpx.MockTransport(lambda request: hosts[0].answer(request))
     await trio.sleep(100)  # a clock of a real host is not at 0 either
     with trio.fail_after(3600), patch("muxd.threads.Thread", InlineThread):
-        async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
+        async with transport as http:
             hosts.append(FakeHost(folder, models, http))
             yield hosts[0]
 

@@ -98,7 +98,7 @@ class ProxyChild:
         """Set the configuration for the next start; a running process asks muxd for changes of the models."""
         self._config = config
 
-    async def run(self, record: Callable[..., None], http: httpx.AsyncClient) -> None:
+    async def run(self, record: Callable[..., None], http: httpx.AsyncBaseTransport) -> None:
         """Keep a process running and answering until `stop`; `record` is called for every end not asked for."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, http, name=f"health of {self.name}")
@@ -106,7 +106,7 @@ class ProxyChild:
             await self._keep_running(record)
             nursery.cancel_scope.cancel()
 
-    async def _watch(self, http: httpx.AsyncClient) -> None:
+    async def _watch(self, http: httpx.AsyncBaseTransport) -> None:
         """Kill a process that does not answer PROBE_FAILURES times in a row, such as one stuck in its loop.
 
         The kernel chooses who of several answers at the clients' port: each is asked at a socket of its own.
@@ -115,10 +115,10 @@ class ProxyChild:
             await self._probe(http, lambda: f"http://{url_host(self._config.proxy.host)}:{self.ports.port}")
         else:
             transport = httpx.AsyncHTTPTransport(uds=str(self._share.socket()), verify=False)
-            async with httpx.AsyncClient(transport=transport, trust_env=False) as own:
-                await self._probe(own, lambda: "http://proxy")
+            async with transport:
+                await self._probe(transport, lambda: "http://proxy")
 
-    async def _probe(self, http: httpx.AsyncClient, url: Callable[[], str]) -> None:
+    async def _probe(self, http: httpx.AsyncBaseTransport, url: Callable[[], str]) -> None:
         while True:
             await trio.sleep(PROBE_INTERVAL)
             self._misses = 0 if self._child is None or await _answers(http, url()) else self._misses + 1
@@ -231,7 +231,7 @@ class ProxyChild:
         )
 
 
-async def _answers(http: httpx.AsyncClient, url: str) -> bool:
+async def _answers(http: httpx.AsyncBaseTransport, url: str) -> bool:
     """Say whether the proxy answers its health route; True also where muxd has no file descriptor left to ask."""
     client = EngineClient(http, url, "", lambda _: None, call_timeout=PROBE_TIMEOUT, probe_timeout=PROBE_TIMEOUT)
     try:

@@ -132,7 +132,7 @@ class ProxyPool:
             self._state.state.proxy_digest = proxy_digest(config)
             self._state.save()
 
-    async def run(self, record: Callable[..., None], http: httpx.AsyncClient) -> None:
+    async def run(self, record: Callable[..., None], http: httpx.AsyncBaseTransport) -> None:
         """Keep all processes running and answering until `stop`, and close their ports then."""
         async with trio.open_nursery() as nursery:
             for each in self.processes:

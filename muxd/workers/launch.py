@@ -54,7 +54,7 @@ class WorkerContext:
     children: Children
     gpus: Gpus
     state: StateFile
-    http: httpx.AsyncClient
+    http: httpx.AsyncBaseTransport
     tell: Callable[[Event], None]
     scripts: ObservedScripts = field(default_factory=ObservedScripts)
     held_memory: dict[str, dict[str, int]] = field(default_factory=dict)  # bytes by worker and GPU, as last measured

@@ -7,7 +7,8 @@ this life is gone.
 
 import logging
 from collections import deque
-from contextlib import ExitStack, closing, suppress
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -557,9 +558,11 @@ class WorkerProcess:
         self._doing = "fell asleep"
         record = server.record
         record.is_at_rest = False
-        await self._context.state.write_ahead()
         is_sized_by_script = self._model.script is not None  # scripts' models take turns, whatever they need
-        taken = None if record.released or is_sized_by_script else await self._gpu_memory.peak()
+        taken = None
+        async with self._written_ahead():
+            if not (record.released or is_sized_by_script):
+                taken = await self._gpu_memory.peak()
         try:
             record.released = await self._engine.sleep(server.link, self._model, level, record.released)
             self._context.state.save()
@@ -578,9 +581,10 @@ class WorkerProcess:
     async def _wake(self, server: LaunchedServer) -> None:
         self._doing = "woke"
         server.record.is_at_rest = False
-        await self._context.state.write_ahead()
+        async with self._written_ahead():
+            missing = await self._gpu_memory.until_room_to_wake()
         try:
-            if missing := await self._gpu_memory.until_room_to_wake():
+            if missing:
                 raise EngineCallFailed(missing, cause=diagnosis.of_missing_memory(missing))
             await self._engine.wake(server.link, self._model, server.record.released)
             server.record.released = []
@@ -592,6 +596,13 @@ class WorkerProcess:
             self._context.tell(WakeFailed(trio.current_time(), self._model.name, reason, code, is_wrong))
         else:
             await self._tell_ready(server, unproved=not is_proved)
+
+    @asynccontextmanager
+    async def _written_ahead(self) -> AsyncIterator[None]:
+        """Look at what the block looks at while the record is written that must be there before anything is done."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._context.state.write_ahead, name=f"record of {self._model.name}")
+            yield
 
     async def _explain(self, error: EngineCallFailed, server: LaunchedServer) -> tuple[str, str]:
         """Return the reason and the error code of a failed engine call.

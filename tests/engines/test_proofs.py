@@ -73,7 +73,7 @@ class Server:
         async def answer(request: httpx.Request) -> httpx.Response:
             return self.answer(request)
 
-        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        async with httpx.MockTransport(answer) as http:
             times = {"call_timeout": 5.0, "probe_timeout": 5.0}
             yield EngineClient(http, "http://127.0.0.1:9", "admin", lambda _: None, api_key="api", **times)
 

@@ -56,9 +56,9 @@ class PretendWorker:
 
 
 class RouterBench:
-    def __init__(self, http: httpx.AsyncClient, url: str, nursery: trio.Nursery) -> None:
-        self.http, self.url, self.nursery = http, url, nursery
-        self.router = StandInRouter()
+    def __init__(self, http: httpx.AsyncBaseTransport, url: str, nursery: trio.Nursery) -> None:
+        self.http, self.url, self.nursery = httpx.AsyncClient(transport=http, trust_env=False), url, nursery
+        self.transport, self.router = http, StandInRouter()
         self.link = EngineClient(http, url, "", lambda _: None, call_timeout=5, probe_timeout=5)
 
     async def worker(self, name: str) -> PretendWorker:
@@ -143,7 +143,7 @@ async def test_a_router_that_is_gone_cannot_be_told():
     async with router_bench() as bench:
         gone = await bench.worker("no router")
         gone.die()
-        link = EngineClient(bench.http, gone.url, "", lambda _: None, call_timeout=1, probe_timeout=1)
+        link = EngineClient(bench.transport, gone.url, "", lambda _: None, call_timeout=1, probe_timeout=1)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(EngineCallFailed):
             await bench.router.sync(link, ())

@@ -16,6 +16,7 @@ from muxd.children import Children
 from muxd.config import load_config
 from muxd.config.readers import Address
 from muxd.demo import write_demo_config
+from muxd.engines.engine_client import open_http
 from muxd.frontends import proxy_child
 from muxd.frontends.proxy_pool import ProxyPool
 from muxd.frontends.proxy_ports import ProxyPorts
@@ -49,8 +50,8 @@ async def test_a_proxy_that_stops_answering_is_replaced(tmp_path, quick, nursery
     proxy, told = a_proxy(tmp_path), []
     patient = functools.partial(monkeypatch.setattr, proxy_child, "PROBE_FAILURES", 1_000_000)
     patient()  # while it starts, which may take long on a busy machine
-    async with httpx.AsyncClient(trust_env=False) as http:
-        nursery.start_soon(proxy.run, lambda kind, **facts: told.append((kind, facts)), http)
+    async with httpx.AsyncClient(trust_env=False) as http, open_http() as probes:
+        nursery.start_soon(proxy.run, lambda kind, **facts: told.append((kind, facts)), probes)
         await eventually(lambda: proxy.status()["pid"])
         first = proxy.status()["pid"]
         assert (await http.get(f"http://127.0.0.1:{proxy.ports.port}/health", timeout=20)).status_code == 200
@@ -72,14 +73,14 @@ async def test_each_of_several_processes_is_asked_at_its_own_socket_and_only_one
     answers, told = {"proxy-1": [], "proxy-2": []}, []
     really_answers = proxy_child._answers
 
-    async def noted(http: httpx.AsyncClient, url: str) -> bool:
+    async def noted(http: httpx.AsyncHTTPTransport, url: str) -> bool:
         found = await really_answers(http, url)
-        answers[f"proxy-{http._transport._pool._uds[-6]}"].append(found)
+        answers[f"proxy-{http._pool._uds[-6]}"].append(found)
         return found
 
     monkeypatch.setattr(proxy_child, "_answers", noted)
     proxy = a_proxy(tmp_path, processes=2)
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with open_http() as http:
         nursery.start_soon(proxy.run, lambda kind, **facts: told.append((kind, facts)), http)
         await eventually(lambda: all(found[-5:] == [True] * 5 for found in answers.values()))
         first, second = (each.pid for each in proxy.processes)
@@ -97,7 +98,7 @@ async def test_each_of_several_processes_is_asked_at_its_own_socket_and_only_one
 
 async def test_a_hurried_stop_does_not_wait_for_a_proxy_that_cannot_hear(tmp_path, nursery):
     proxy = a_proxy(tmp_path)
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with open_http() as http:
         nursery.start_soon(proxy.run, lambda *_: None, http)
         await eventually(lambda: proxy.status()["pid"])
         os.kill(proxy.status()["pid"], signal.SIGSTOP)
@@ -114,8 +115,8 @@ async def test_a_port_for_metrics_that_somebody_has_keeps_no_client_out_and_is_s
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host, port = taken.getsockname()
         proxy = a_proxy(tmp_path, metrics_listen=(host, port))
-        async with httpx.AsyncClient(trust_env=False) as http:
-            nursery.start_soon(proxy.run, lambda *_, **__: None, http)
+        async with httpx.AsyncClient(trust_env=False) as http, open_http() as probes:
+            nursery.start_soon(proxy.run, lambda *_, **__: None, probes)
             await eventually(lambda: proxy.status()["pid"])
             assert (await http.get(f"http://127.0.0.1:{proxy.ports.port}/health", timeout=20)).status_code == 200
             await eventually(lambda: "see [proxy] metrics_listen" in proxy.log_files["stderr"].read_text())
@@ -137,8 +138,8 @@ async def test_both_ports_stay_while_the_proxy_is_killed(tmp_path, nursery):
     proxy = a_proxy(tmp_path, metrics_listen=("127.0.0.1", 0))
     with socket.socket(fileno=os.dup(proxy.ports.descriptors()["metrics"])) as copy:
         ports = proxy.ports.port, copy.getsockname()[1]
-    async with httpx.AsyncClient(trust_env=False) as http:
-        nursery.start_soon(proxy.run, lambda *_, **__: None, http)
+    async with httpx.AsyncClient(trust_env=False) as http, open_http() as probes:
+        nursery.start_soon(proxy.run, lambda *_, **__: None, probes)
         await eventually(lambda: proxy.status()["pid"])
         os.kill(first := proxy.status()["pid"], signal.SIGKILL)
         for port in ports:
@@ -153,8 +154,8 @@ async def test_a_port_that_somebody_has_is_waited_for(tmp_path, nursery):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         proxy = a_proxy(tmp_path, listen=("127.0.0.1", port))
-        async with httpx.AsyncClient(trust_env=False) as http:
-            nursery.start_soon(proxy.run, lambda *_, **__: None, http)
+        async with httpx.AsyncClient(trust_env=False) as http, open_http() as probes:
+            nursery.start_soon(proxy.run, lambda *_, **__: None, probes)
             status = proxy.status()
             assert (status["listen"], status["state"]) == (f"127.0.0.1:{port}", "backoff")
             assert f"process {os.getpid()} listens on it" in status["reason"]
@@ -168,7 +169,7 @@ async def test_a_port_that_somebody_has_is_waited_for(tmp_path, nursery):
 async def test_muxd_ends_while_its_proxy_waits_for_a_port(tmp_path, nursery):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         proxy = a_proxy(tmp_path, listen=("127.0.0.1", taken.getsockname()[1]))
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with open_http() as http:
             nursery.start_soon(proxy.run, lambda *_, **__: None, http)
             with trio.fail_after(10):
                 await proxy.stop(trio.Event())
@@ -178,7 +179,7 @@ async def test_a_stopped_proxy_is_replaced_before_its_health_is_asked_for(tmp_pa
     monkeypatch.setattr(proxy_child, "STATE_INTERVAL", 0.05)
     monkeypatch.setattr(proxy_child, "PROBE_INTERVAL", 3600.0)
     proxy = a_proxy(tmp_path)
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with open_http() as http:
         nursery.start_soon(proxy.run, lambda *_, **__: None, http)
         await eventually(lambda: proxy.status()["pid"])
         first = proxy.status()["pid"]
@@ -195,7 +196,7 @@ def test_a_proxy_is_noticed_to_be_stopped_within_five_seconds():
 async def test_the_proxy_inherits_no_secrets(tmp_path, monkeypatch, nursery):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     proxy = a_proxy(tmp_path)
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with open_http() as http:
         nursery.start_soon(proxy.run, lambda *_, **__: None, http)
         await eventually(lambda: proxy.status()["pid"])
         await eventually(lambda: b"LISTEN_FDS=1" in environ_of(proxy))

@@ -37,7 +37,7 @@ async def test_an_awake_worker_is_asked_and_a_sleeper_only_measured(autojump_clo
         assert figures.first_token == pytest.approx(0.05)
         assert isinstance(figures.answer, ProofAnswer)
         assert figures.answer.is_sound
-        assert worker.server.asked[-3:] == ["/v1/completions", "/model_info", "/generate"]
+        assert worker.server.asked[-3:] == ["/generate", "/v1/completions", "/generate"]
         worker.runner.sleep(2)
         await worker.tells(WorkerAsleep)
         asked = len(worker.server.asked)

@@ -84,6 +84,7 @@ class SGLang:
     def __init__(self) -> None:
         # The oldest rank's stamp in /v1/loads, and when (trio's clock) that stamp was first read.
         self._last_step: tuple[float, float] | None = None
+        self._is_generation: bool | None = None  # as its server said when it was last asked
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         config = context.workdir / "server.yaml"  # SGLang insists on the ending
@@ -154,10 +155,12 @@ class SGLang:
         return await length_of(link)
 
     async def is_generation(self, link: EngineClient) -> bool | None:
+        self._is_generation = None
         with trio.move_on_after(LENGTH_TIMEOUT), suppress(EngineCallFailed):
             answer = await link.ask("/model_info")
             said = answer.get("is_generation") if isinstance(answer, dict) else None
-            return said if isinstance(said, bool) else None
+            self._is_generation = said if isinstance(said, bool) else None
+            return self._is_generation
         return None
 
     async def unfitness(self, link: EngineClient, model: Model) -> Diagnosis | None:
@@ -225,8 +228,8 @@ class SGLang:
         """
         if model.half:  # half a server answers nobody but the router
             return None
-        is_generation = await self.is_generation(link)
-        if is_generation is None:
+        is_generation = self._is_generation  # as it said when it was loaded: what it makes, it makes after every wake
+        if is_generation is None and (is_generation := await self.is_generation(link)) is None:
             raise EngineCallFailed("proof: the server does not say what it makes", answered=True)
         if not is_generation:
             return vector_in(await link.prove("/encode", {"input_ids": PROMPT}))

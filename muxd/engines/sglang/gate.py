@@ -5,10 +5,14 @@ second after the call: it looks once a second.  Before that it has taken no GPU 
 gate asks for no key, and anybody on this host may open it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from muxd.engines.engine_client import EngineClient
+if TYPE_CHECKING:
+    from muxd.engines.engine_client import EngineClient
 
 #: The flag, which an SGLang without a gate refuses.
 GATE_FLAG = "--gated-launch-port"
