@@ -84,5 +84,6 @@ def _renamed(step: dict[str, Any]) -> str:
 
 def _in_words(step: dict[str, Any]) -> str:
     if workers := step.get("workers"):
-        return f"{'; '.join(map(plain, workers))}; its other workers serve on, and requests wait meanwhile"
+        waits = "new requests wait for its next router" if any(w.startswith("restart") for w in workers) else ""
+        return "; ".join(filter(None, [*map(plain, workers), "its other workers stay as they are", waits]))
     return _IN_WORDS.get(step["action"], plain(step["action"]))

@@ -153,7 +153,7 @@ def _changes(old: Any, new: Any) -> dict[str, bool]:
     before, after = _values(old), _values(new)
     declared = keys_of(old) | OPTION_KEYS
     return {
-        name: name in declared and declared[name].is_live(value, after[name])
+        (name if name != "any_gpus" else "gpus"): name in declared and declared[name].is_live(value, after[name])
         for name, value in before.items()
         if name in after and value != after[name]
     }

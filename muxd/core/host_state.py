@@ -217,7 +217,7 @@ class HostState:
         reason, before, former = "the configuration says so", len(group.enlisted), group.spec
         group.resize(spec, self.now)
         self.workers.update((worker.name, worker) for worker in group.members)
-        size = len(group.enlisted) if spec.replicas == former.replicas and spec.scaling is not None else spec.replicas
+        size = before if spec.replicas == former.replicas and spec.scaling is not None else spec.replicas
         size = max(group.least, min(size or group.most, group.most))
         more = [worker for worker in group.spares if not worker.retired][: max(0, size - len(group.enlisted))]
         group.enlist(more)

@@ -1,5 +1,7 @@
 """How many replicas serve: by load, with hysteresis and room, and by an operator's order; each step has its reason."""
 
+from dataclasses import replace
+
 import pytest
 
 from muxd.core.commands import (
@@ -451,3 +453,11 @@ def two_of_which_one_would_do(*others) -> Playbook:
         >> WorkerReady(12, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
         >> RouterSynced(12, "q", (ZERO, ONE))
     )  # fmt: skip
+
+
+def test_as_many_serve_as_before_where_a_configuration_has_one_of_these_no_more():
+    spec = replicas("q", *GPUS, scaling=RULE, at_first=1)
+    zero, _, last, router = spec.workers
+    book = two() >> Reconfigured(40, (replace(spec, workers=(zero, last, router)),), frozenset(), 30.0)
+    assert book << StartWorker("q/2") << SyncRouter("q", (ZERO,))
+    assert [worker.name for worker in book.group("q").enlisted] == ["q/0", "q/2"]

@@ -8,6 +8,8 @@ PLAN = {
     "plan": [
         {"model": "qwen", "action": "restart", "changes": ["args", "gpus"]},
         {"model": "mistral-small", "action": "update", "changes": ["switch_timeout"]},
+        {"model": "pair", "action": "update", "changes": ["replicas"], "workers": ["start pair/2"]},
+        {"model": "pool", "action": "update", "changes": ["router"], "workers": ["restart pool/router"]},
         {"model": "old", "action": "remove", "changes": []},
         {"model": "new", "action": "add", "changes": []},
     ],
@@ -18,11 +20,15 @@ SHOWN = """\
 MODEL          ACTION   CHANGES
 qwen           restart  args, gpus
 mistral-small  update   switch_timeout
+pair           update   replicas
+pool           update   router
 old            remove   -
 new            add      -
 
 qwen: restarted after its requests have finished
 mistral-small: changed while it runs; no request is disturbed
+pair: start pair/2; its other workers stay as they are
+pool: restart pool/router; its other workers stay as they are; new requests wait for its next router
 old: stopped after its requests have finished, and not known any more
 new: added; it may be asked for at once
 muxd.log_level: takes its new value, no model is disturbed
