@@ -164,7 +164,7 @@ def _validate(options: Namespace, read: Callable[[], Config]) -> int:
 def _demo(options: Namespace) -> int:
     import tempfile
 
-    from .demo import FOLDER, PORT, free_port, killed_demo, write_demo_config
+    from .demo import FOLDER, PORT, free_port, killed_demo, open_console, write_demo_config
     from .ports import CannotListen, listen_at
 
     port, options.listen_port = PORT if options.listen_port is None else options.listen_port or free_port(), None
@@ -186,7 +186,9 @@ def _demo(options: Namespace) -> int:
         print(f"demo: two simulated models, no GPU: {names} at {where}", file=sys.stderr)
         print(f"muxctl finds it where no other muxd is; else: export MUXD_SOCKET={demo.daemon.socket}", file=sys.stderr)
         if options.ui:
+            assert demo.ui.listen is not None
             print(f"the console is at http://{demo.ui.listen}/ui/; muxctl ui --open lets you operate", file=sys.stderr)
+            open_console(demo.daemon.socket, demo.ui.listen.port)
         return _run_daemon(lambda: _load(path).with_log_level(options.log_level))
 
 

@@ -101,7 +101,7 @@ def command_line() -> ArgumentParser:
     start = commands.add_parser("start", help="run the supervisor, in the foreground")
     start.add_argument("--config", type=Path, metavar="FILE", help=config_help)
     start.add_argument("--demo", action="store_true", help="no GPU, no configuration: two simulated models")
-    start.add_argument("--ui", action="store_true", help="with --demo: a console, too, and a link that opens it")
+    start.add_argument("--ui", action="store_true", help="with --demo: a console, too, opened in your browser")
     start.add_argument("--log-level", choices=LOG_LEVELS, help="of muxd's own log, instead of the configuration's")
     validate = (
         "as llmux has it: start muxd, have it let this model sleep and wake, and shut it down; see muxctl validate"

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from contextlib import suppress
@@ -75,6 +76,29 @@ def killed_demo(port: int) -> Path | None:
     return None
 
 
+def open_console(control: Path, ui_port: int) -> None:
+    """Open the console in this desktop's browser, once it answers, and print the link; with no desktop only that.
+
+    A thread does it beside muxd, and nothing depends on it.
+    """
+
+    def look() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not is_listening(ui_port):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.1)
+        has_desktop = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+        argv = [sys.executable, "-m", "muxctl", "--socket", str(control), "ui", *(["--open"] if has_desktop else [])]
+        link = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        ).stdout.strip()
+        if link:
+            print(f"the console, good once and for five minutes: {link}", file=sys.stderr, flush=True)
+
+    threading.Thread(target=look, name="console", daemon=True).start()
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix=FOLDER) as name:
         folder = Path(name)
@@ -93,6 +117,7 @@ def main() -> None:
         if status != 0:
             sys.exit(f"muxd ended with status {status}")
         say("everything worked")
+        say(f"a console to look at it in your browser: {Path(sys.executable).with_name('muxd')} start --demo --ui")
 
 
 def _tour(proxy: str, control: Path) -> None:
@@ -142,12 +167,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_listening(port: int) -> bool:
+    """Say whether a process listens at this TCP port of 127.0.0.1."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _until_listening(port: int, daemon: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if is_listening(port):
+            return
         if daemon.poll() is not None:
             sys.exit(f"muxd ended with status {daemon.returncode} before it was ready")
         time.sleep(0.05)

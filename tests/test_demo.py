@@ -93,10 +93,18 @@ def test_a_demo_at_any_free_port_is_found_by_a_plain_muxctl(tmp_path):
 
 
 def test_a_demo_waits_for_its_console_and_leaves_no_file(tmp_path):
-    demo = a_demo("--ui", "--listen-port", "0", env=os.environ | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)})
+    os.mkfifo(tmp_path / "opened")
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    environ = os.environ | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "BROWSER": str(browser)}
+    demo = a_demo("--ui", "--listen-port", "0", env=environ)
     try:
         said = "".join(demo.stderr.readline() for _ in range(3))
         ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", said)]
+        link = (tmp_path / "opened").read_text()
+        assert link in next(line for line in demo.stderr if "the console, good once" in line)
+        assert urllib.request.urlopen(link, timeout=60).url.endswith("/ui/")
         for port in ports:
             _until_it_listens(port)
     finally:
