@@ -71,7 +71,10 @@ def _count(text: str) -> int:
 def run(options: Namespace) -> int:
     if options.follow and options.until is not None:
         raise CommandFailed("-f goes on for ever: leave --until out", ExitCode.USAGE)
-    window = {name: when(text, f"--{name}") for name in ("since", "until") if (text := getattr(options, name))}
+    times = {name: getattr(options, name) for name in ("since", "until")}
+    window = {name: when(text, f"--{name}") for name, text in times.items() if text is not None}
+    if len(window) == 2 and window["until"] <= window["since"]:
+        raise CommandFailed("--until is no later than --since: nothing is between them", ExitCode.USAGE)
     if options.lines is not None or not window:
         window["lines"] = 100 if options.lines is None else options.lines
     show = _show(options)

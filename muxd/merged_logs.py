@@ -20,6 +20,9 @@ SETTLED = 50_000_000
 #: Lines that one call of `read` returns at most, and bytes that all logs together are read ahead, about.
 _BATCH, _AHEAD = 4000, 4 << 20
 
+#: Seconds since 1970 beyond which a time is as late as any.
+_LATEST = 9e9
+
 
 class LogWindow(NamedTuple):
     """Which lines of logs are wanted: the last `lines` of those that came at `since` or later, and before `until`.
@@ -112,4 +115,4 @@ class MergedLogs:
 
 
 def _nanoseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else int(seconds * 1e9)
+    return None if seconds is None else int(min(max(seconds, 0.0), _LATEST) * 1e9)

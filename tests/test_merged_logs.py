@@ -50,6 +50,9 @@ def test_the_lines_of_all_come_in_their_order_with_their_times(files: dict[str, 
         (LogWindow(None, 300), range(0)),
         (LogWindow(None, None, 100), range(0)),
         (LogWindow(1000, 0, 1e9), range(100, 300)),
+        (LogWindow(2, -1e300, 1e300), range(298, 300)),
+        (LogWindow(2, 1e300), range(0)),
+        (LogWindow(2, 250, 200), range(0)),
     ],
 )
 def test_a_window_has_the_lines_of_its_time_and_no_other(

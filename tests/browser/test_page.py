@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from muxd.core.states import WorkerState
 from tests.browser.conftest import link, running
+from tests.end_to_end.test_history import answered
 
 MODEL = {
     "name": "qwen", "served_names": [], "engine": "simulator", "state": "ready", "since_s": 3.0, "level": None,
@@ -201,6 +202,38 @@ def test_a_reload_is_shown_before_it_is_done(tmp_path, open_page):
         expect(page.locator("main")).to_contain_text("beta")
         page.get_by_role("button", name="Reload", exact=True).click()
         expect(page.get_by_role("status")).to_contain_text("was taken over")
+
+
+#: Keeps every plot that the page makes where a test finds it.
+WATCH_PLOTS = """(() => {
+  let made;
+  window.plots = [];
+  Object.defineProperty(window, "uPlot", {
+    configurable: true,
+    get: () => made,
+    set: (Plot) => { made = new Proxy(Plot, {construct: (of, words) => plots[plots.push(new of(...words)) - 1]}); },
+  });
+})()"""
+#: The sum of all that is drawn in the plot of tokens/s; each of its points is of one second.
+DRAWN = """() => {
+  const figure = [...document.querySelectorAll("figure")].find((each) => each.textContent.startsWith("tokens/s"));
+  const plot = plots.findLast((each) => figure && figure.contains(each.root));
+  return plot ? plot.data.slice(1).flat().reduce((sum, value) => sum + (value || 0), 0) : 0;
+}"""
+
+
+def test_tokens_that_are_drawn_are_those_that_clients_got_over_sleeps_and_wakes(tmp_path, open_page):
+    with running(tmp_path) as console:
+        page = open_page(link(console), before=lambda page: page.add_init_script(WATCH_PLOTS)).page
+        turns = ("alpha", "beta", "alpha", "beta", "alpha")
+        got = sum(answered(console.muxd, model, with_usage=number % 2 == 0) for number, model in enumerate(turns))
+        for _ in range(100):
+            if page.evaluate(DRAWN) >= 0.98 * got:
+                break
+            page.wait_for_timeout(300)
+        for _ in range(2):  # nor does more come, as an engine that woke tells its old count again
+            page.wait_for_timeout(2500)
+            assert page.evaluate(DRAWN) == pytest.approx(got, rel=0.02)
 
 
 def test_fifty_models_and_a_storm_of_events_leave_the_heap_flat(console, open_page):

@@ -272,5 +272,11 @@ def test_a_time_is_passed_on_and_its_lines_come_as_a_stream(muxd, muxctl):
     assert datetime.fromisoformat(when).timestamp() == 100.25
 
 
+def test_times_that_say_nothing_are_usage_errors(muxctl):
+    said = "muxctl: --until is no later than --since: nothing is between them\n"
+    assert muxctl("logs", "--since", "5min", "--until", "10min") == (2, "", said)
+    assert muxctl("logs", "--since", "")[0] == 2
+
+
 def test_what_is_followed_has_no_end(muxctl):
     assert muxctl("logs", "-f", "--until", "10min") == (2, "", "muxctl: -f goes on for ever: leave --until out\n")
