@@ -176,6 +176,7 @@ def test_the_interpreter_is_told_with_what_it_was_built_with(monkeypatch):
     assert "by a distribution that does not tell its flags" in interpreter.built()
 
 
+@pytest.mark.thorough
 @with_programs
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a proxy and its load need a core each")
 def test_one_row_of_one_round_is_printed_for_muxd_and_without_a_proxy():

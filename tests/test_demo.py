@@ -92,6 +92,7 @@ def test_a_demo_at_any_free_port_is_found_by_a_plain_muxctl(tmp_path):
     assert demo.returncode == 0
 
 
+@pytest.mark.thorough
 def test_a_demo_waits_for_its_console_and_leaves_no_file(tmp_path):
     os.mkfifo(tmp_path / "opened")
     browser = tmp_path / "browser"

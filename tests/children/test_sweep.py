@@ -18,6 +18,7 @@ from muxd.children.records import records_in
 from muxd.errors import ModelStuck
 from muxd.shim.processes import boot_id, look_up
 from tests.childworld import TOKEN, eventually
+from tests.seeds import thorough
 
 #: Orphans that differ in what still ties them to their child: own session or not, output kept or not, environment
 #: kept or not.  (That with none of the three can be found by its cgroup only.)
@@ -181,7 +182,7 @@ async def test_a_sweep_leaves_the_living_children_of_this_muxd_alone(world):
 CONTENTS = [b"", b'{"v":2}', b"\xff\0\xff", b"[" * 100_000, b'{"name":["qwen"],"pid":-5}', b"7", b" " * 5000]
 
 
-@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize("content", [*CONTENTS[:3], *thorough(*CONTENTS[3:])])
 async def test_what_nothing_on_disk_names_is_found_by_its_token(world, content):
     """Neither the state file nor a shim's record: the shim and the launcher bear a token that says whose they are."""
     killed_muxd(world, world.sh(f"exec {world.sleep}"))

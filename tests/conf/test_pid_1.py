@@ -105,6 +105,7 @@ def test_sigterm_ends_it_with_success_and_nothing_is_left(container):
     assert "stopped" in container.log
 
 
+@pytest.mark.thorough
 def test_sigkill_takes_everything_along(container):
     """PID 1 is the namespace: the kernel ends the rest, and the state on the volume says what there was."""
     container.ask("alpha")

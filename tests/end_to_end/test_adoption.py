@@ -219,7 +219,8 @@ def assert_nothing_is_doubled(muxd: Muxd, before: dict[str, int]) -> None:
     assert servers == {pid for name in ("alpha", "beta") if (pid := after[name])}
 
 
-@pytest.mark.parametrize("hit", [0.5, *thorough(0.1, 0.99)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("hit", [0.1, 0.5, 0.99])
 def test_of_a_damaged_record_only_that_worker_is_ended(muxd: Muxd, hit: float) -> None:
     before = pids(muxd)
 

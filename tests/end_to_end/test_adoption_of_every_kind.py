@@ -125,6 +125,7 @@ def test_a_script_that_was_changed_meanwhile_is_started_anew(
     assert before["alpha"] not in muxd.processes()
 
 
+@pytest.mark.thorough
 def test_commands_that_sleep_by_calls_or_frozen_are_woken_by_the_next_muxd(
     start: Callable[..., Muxd], tmp_path: Path
 ) -> None:

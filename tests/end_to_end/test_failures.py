@@ -35,6 +35,7 @@ def test_a_killed_process_is_swept_with_all_its_kin_and_the_model_comes_back(sha
     assert "SIGKILL" in muxd.status("alpha")["last_exit"]["reason"]
 
 
+@pytest.mark.thorough
 def test_a_port_that_somebody_took_between_two_muxds_is_told_with_who_and_waited_for(start):
     """Without a service manager that keeps it."""
     muxd = start()

@@ -137,6 +137,7 @@ def test_a_keys_rate_is_exact_over_all_processes(start: Callable[..., Muxd]) -> 
     assert 12 <= statuses[200] <= 12 + earned
 
 
+@pytest.mark.thorough
 def test_the_death_of_one_refuses_nobody_and_loses_only_what_it_had(start: Callable[..., Muxd]) -> None:
     muxd = started(start)
     muxd.ask("alpha")

@@ -157,6 +157,7 @@ def test_both_hosts_answer(hosts):
     eventually(lambda: serves(front, left) and serves(front, right), "requests go to both")
 
 
+@pytest.mark.thorough
 def test_a_host_that_is_drained_costs_no_request_and_has_its_part_again_when_it_is_back(hosts):
     front, left, right = hosts
     text = front.ask("qwen", max_tokens=30)

@@ -8,6 +8,7 @@ import pytest
 
 from muxd.config.flags import flag
 from muxd.importers.scripts import LaunchScript, read_script
+from tests.seeds import thorough
 
 from .bash import Bash, program_of, write
 
@@ -385,21 +386,13 @@ ODD = ["while true; do :; done", "f() { f; }; f", "until false; do X=x$X; done",
 ODD += ["(" * 500, "$((" * 300, "${X:-" * 300, "if " * 300, "'", "$'", "${", "$(", "`", "((", "[[", "case x in"]
 ODD += ["A=(", "a &&", "|", ";;", "&", ")", "\0", "X=1;" * 3000, "[[ a | b ]]", "for x in a | b; do", "f() {", "<<"]
 ODD += ["X=a; while :; do X=$X$X; done", 'A=(a); while :; do A+=("${A[@]}"); done', "X=$((1<<99999))"]
-ODD += [
-    "ls /*/*/*/*/*",
-    "[[ x == @(a|b) ]]",
-    "f() { " + "f; " * 20 + "}; f",
-    "a | " * 3000 + "b",
-    "if a; then\n" * 2000,
-]
-ODD += [
-    "X=abcdefgh;" + "X=$X$X;" * 40,
-    "A=(a b);" + 'A+=("${A[@]}");' * 40,
-    "X=aaaaaaaa;" + "X=$X$X;" * 12 + "echo " + "$X" * 3000,
-]
+ODD += ["ls /*/*/*/*/*", "[[ x == @(a|b) ]]", "X=abcdefgh;" + "X=$X$X;" * 40, "A=(a b);" + 'A+=("${A[@]}");' * 40]
+#: Each takes half a second of CPU or more.
+LONG = ["f() { " + "f; " * 20 + "}; f", "a | " * 3000 + "b", "if a; then\n" * 2000]
+LONG += ["X=aaaaaaaa;" + "X=$X$X;" * 12 + "echo " + "$X" * 3000]
 
 
-@pytest.mark.parametrize("text", ODD)
+@pytest.mark.parametrize("text", [*ODD, *thorough(*LONG)])
 def test_no_text_is_more_than_unknown(read, text):
     for whole in (text, f"{text}\nMODEL_NAME=a\nPORT=1\n./x", f"MODEL_NAME=a\nPORT=1\n./x\n{text}"):
         for problem in read(whole).problems:
