@@ -146,6 +146,15 @@ def test_what_a_second_process_brings_under_a_quota_is_told_round_by_round():
     assert told.startswith("muxd-2: 2.00 (1.90 to 2.10) times the requests/s of muxd where each process")
 
 
+def test_what_muxd_adds_to_a_router_is_told_round_by_round():
+    results = table.Results()
+    for turn, both in enumerate((120.0, 130.0, 150.0)):
+        results.values["request.cpu", "muxd-router"][turn] = both
+        results.values["request.cpu", "sglang-router"][turn] = 100.0
+    (told,) = table.scaling(results)
+    assert told.startswith("muxd-router: 1.30 (1.20 to 1.50) times the CPU per request of sglang-router alone")
+
+
 def test_a_quota_is_a_group_of_its_own_and_nothing_of_it_is_left():
     def group() -> str:
         return Path(f"/proc/{child.pid}/cgroup").read_text()

@@ -122,7 +122,7 @@ REQUESTS = (
         "request.cpu",
         "CPU per request (664-byte reply, 32 connections)",
         "us",
-        (Goal(0.35, ROUTER), Goal(1.5, "nginx")),
+        (Goal(0.35, ROUTER, stretch=0.3), Goal(1.5, "nginx")),
     ),
     Row("request.rate", "requests/s on one core", "/s", (Goal(2.5, ROUTER, at_least=True),)),
     Row("request.core", "of that core, what was used", "%"),
@@ -155,7 +155,7 @@ def streams(count: int, events: int, interval_ms: float) -> Experiment:
 
     quick_start = (Goal(0.7, ROUTER),) if count == 256 else ()
     rows = (
-        Row(f"{key}.cpu", f"CPU per event: {at}", "us", (Goal(1.0, ROUTER, stretch=0.85),)),
+        Row(f"{key}.cpu", f"CPU per event: {at}", "us", (Goal(1.0, ROUTER, stretch=0.8),)),
         Row(f"{key}.ttft", "- time to the first event, p50", "ms", quick_start),
         Row(f"{key}.p50", "- event delay p50", "ms"),
         Row(f"{key}.p99", "- event delay p99", "ms", (Goal(1.0, ROUTER),)),

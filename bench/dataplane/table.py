@@ -47,12 +47,17 @@ def lines(results: Results, experiments: Sequence[Experiment], targets: Sequence
 
 
 def scaling(results: Results) -> Iterator[str]:
-    """What two cores bring each target that was measured on one and on both, round by round."""
+    """What two cores bring each target that was measured on one and on both, and what is added to a router's cost.
+
+    Round by round.
+    """
+    if added := _pairs(results, "request.cpu", "muxd-router", "sglang-router"):
+        yield f"muxd-router: {_spread(added)} times the CPU per request of sglang-router alone; goal <= 1.35"
     for both, one in ON_BOTH.items():
         if limited := _pairs(results, "quota.rate", both, one):
             yield (
                 f"{both}: {_spread(limited)} times the requests/s of {one} where each process of the proxy has the "
-                f"same small share of a core for itself and uses it up"
+                f"same small share of a core for itself and uses it up; goal >= 1.8"
             )
         rates = _pairs(results, "request.rate", both, one)
         costs = _pairs(results, "request.cpu", both, one)

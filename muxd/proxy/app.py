@@ -15,6 +15,7 @@ import trio
 from muxd.client import ControlClient as Control
 from muxd.config.model_schema import Model
 from muxd.config.schema import Config
+from muxd.http.known_heads import KnownHeads
 from muxd.http.shared_page import SharedPage
 from muxd.notify import Notifier
 from muxd.own_log import setup_logging
@@ -30,6 +31,7 @@ from .catalogue import Catalogue
 from .dispatcher import RequestDispatcher, shutting_down
 from .leases import Leases
 from .proxied_request import RequestTimeouts
+from .requests.plain_heads import own_names
 from .sockets.context import HEAD_MEMORY, ConnectionContext, ProxyLimits
 from .sockets.downstream import ClientConnection
 from .sockets.event_loop import run_with_trio_guest
@@ -153,7 +155,7 @@ class ProxyServer:
             self._begin_page,
             MOST if share is None else share.of(MOST),
         )
-        self.front = ConnectionContext(reactor, limits, self.dispatcher)
+        self.front = ConnectionContext(reactor, limits, self.dispatcher, known_heads=KnownHeads(own_names(ids.names)))
         self._nursery = nursery
         self._config = config
         self._log_settings = _log_settings(config)

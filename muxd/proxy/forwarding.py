@@ -64,11 +64,12 @@ def worker_head(
     `authority` replaces the value of Host.  `lines`: further header lines, each with its CRLF.  Headers named in `drop`
     are left out.  With `plain` Accept-Encoding is left out, so that the worker does not compress its response.
     """
-    if not request.is_plain or drop:
+    sent = request.known.sent if request.known is not None and request.is_plain and not drop else None
+    if sent is None:
         before, after = _around_length(request, target, authority, drop, plain=plain)
     else:
         # The API key is taken out of the headers only where keys are configured: their number tells it.
-        sent, way = request.known.sent, (target, authority, plain, len(request.headers))  # type: ignore[union-attr]
+        way = (target, authority, plain, len(request.headers))
         parts = sent.get(way)
         if parts is None:
             if len(sent) >= _MOST_SENT:

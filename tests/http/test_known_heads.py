@@ -1,6 +1,7 @@
 """Heads that are known: the same requests as without, from any bytes, and nothing kept that could read otherwise."""
 
 import random
+from contextlib import suppress
 
 import pytest
 
@@ -39,8 +40,9 @@ def fed(reader: RequestParser, pieces: list[bytes]) -> list[object]:
 
 def is_known(head: bytes, body: bytes = b"abc") -> bool:
     """Say whether the request's head is kept."""
-    heads = KnownHeads()
-    parser(heads).feed(head + body)
+    heads = KnownHeads((b"x-request-id",))
+    with suppress(MuxdError):
+        parser(heads).feed(head + body)
     return len(heads) == 1
 
 
@@ -66,7 +68,39 @@ def test_connections_with_the_same_head_share_what_is_kept() -> None:
     assert parser(None).feed(asked(b"a"))[0].known is None
 
 
+TRACED = b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nX-Request-ID: %b\r\nTraceparent: 00-%b-01\r\n\r\n"
+
+
+def traced(body: bytes, id: bytes, trace: bytes = b"4bf92f35") -> bytes:
+    return TRACED % (len(body), id, trace) + body
+
+
+@pytest.mark.parametrize("order", [TRACED, TRACED.replace(b"Host: a\r\n", b"").replace(b"X-R", b"Host: a\r\nX-R")])
+def test_an_id_of_its_own_makes_no_head_another(monkeypatch: pytest.MonkeyPatch, order: bytes) -> None:
+    heads = KnownHeads((b"x-request-id",))
+    reader = parser(heads)
+    (first,) = reader.feed(order % (3, b"first", b"0a") + b"abc")
+    monkeypatch.setattr(reader, "_parser", None)
+    for id, trace in ((b"b2ea7cf5-0001", b"4bf92f3577b34da6"), (b"x" * 128, b"1")):
+        (again,) = reader.feed(order % (5, id, trace) + b"hello")
+        assert (again.header(b"x-request-id"), again.header(b"traceparent")) == (id, b"00-%b-01" % trace)
+        assert (again.header(b"content-length"), again.body) == (b"5", b"hello")
+        assert again.known is first.known is not None
+        assert again.headers[again.known.id_index] == (b"X-Request-ID", id)
+
+
+@pytest.mark.parametrize("id", [b"", b"a b", b"a\x00b", b"a\xffb", b"-", b'"a"', b"x" * 129, b"a,b"])
+def test_an_unusual_id_is_parsed(id: bytes) -> None:
+    pieces = [traced(b"abc", b"usual"), traced(b"abc", b"usual"), traced(b"abc", id)]
+    assert fed(parser(KnownHeads((b"x-request-id",))), pieces) == fed(parser(None), pieces)
+    assert not is_known(TRACED % (3, id, b"1"))
+
+
 PIECES = [
+    *(traced(body, id) for body in (b"a", b"hello") for id in (b"1", b"22", b"a-b", b"a b", b"", b"x" * 200)),
+    *(traced(b"a", id, trace) for id in (b"1", b"1\r\nX-Request-Id: 2") for trace in (b"1", b"\n", b"1\r\n 2")),
+    traced(b"hello", b"1\r\nContent-Length: 5"),
+    traced(b"hello", b"1\r\nTransfer-Encoding: chunked"),
     *(asked(body) for body in (b"", b"a", b"hello", b"x" * 99, b"x" * 4096, b"x" * 4097)),
     *(asked(body, HEAD.replace(b"ontent-L", b"ONTENT-l")) for body in (b"a", b"hello")),
     *(asked(body, HEAD.replace(b": %d", b":%d")) for body in (b"a", b"hello")),
@@ -99,7 +133,7 @@ PIECES = [
 def test_any_bytes_give_the_same_requests_as_without(seed: int) -> None:
     """200 connections each: whole requests mostly, some cut in two, some with a byte changed."""
     chance, hits = random.Random(seed), 0
-    heads = KnownHeads()
+    heads = KnownHeads((b"x-request-id",))
     for _ in range(200):
         pieces: list[bytes] = []
         piece = chance.choice(PIECES)

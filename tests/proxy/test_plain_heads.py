@@ -52,6 +52,28 @@ async def test_workers_get_the_same_head_each_time_but_for_length_and_id(keyed: 
     assert len(ids) == 3
 
 
+async def test_an_id_of_the_clients_is_passed_on_and_answered_each_time(keyed: ProxyEnv) -> None:
+    client = await keyed.connect()
+    for number in (1, 2, 3):
+        line = b"X-Request-Id: mine-%d\r\n" % number
+        reply = await client.ask(post(chat(), USUAL + line + bearer(SECRET)))
+        assert reply.header(b"x-request-id") == b"mine-%d" % number
+        head = keyed.alpha.calls[-1].head
+        assert line in head
+        assert head.lower().count(b"x-request-id") == 1
+        assert b"uthorization" not in head
+    two = post(chat(), USUAL + b"X-Request-Id: a\r\nX-Request-Id: b\r\n" + bearer(SECRET))
+    for _ in range(3):
+        assert (await client.ask(two)).header(b"x-request-id") == b"a"
+
+
+async def test_an_id_in_a_header_with_another_meaning_is_read_each_time(tmp_path: Path) -> None:
+    proxy = replace(QUIET, request_id_headers=("content-type",))
+    async with open_proxy_env(tmp_path, proxy=proxy) as proxy_env:
+        client = await known(proxy_env, post(chat(), USUAL))
+        assert (await client.ask(post(chat(), USUAL + b"Content-Type: text/plain\r\n"))).status == 415
+
+
 async def test_a_stream_is_asked_for_plain_and_an_answer_as_the_client_wants_it(keyed: ProxyEnv) -> None:
     """Both by one head, whose first request says nothing of the second."""
     client = await keyed.connect()

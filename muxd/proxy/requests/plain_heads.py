@@ -1,6 +1,7 @@
 """Heads of requests in which no header concerns the proxy: these need not be looked through again.
 
-Most requests have one: JSON to a route of the API, from no web page, without an id, class or coding of their own.
+Most requests have one: JSON to a route of the API, from no web page, without a class or coding of their own.  An id of
+the request's own is read each time.
 Which those are is found out once for every head that is known (see `muxd.http.known_heads`), after its first request
 was checked; `Request.is_plain` says it of a request.  A key is not among what is remembered: it is checked each time.
 """
@@ -17,16 +18,23 @@ COMMENTS_HEADER = b"x-muxd-comments"
 
 _CHECKED = (CLASS_HEADER, COMMENTS_HEADER, b"origin", b"content-encoding")
 _TYPE = b"content-type"
+_READ = frozenset((*_CHECKED, _TYPE, b"host", b"connection", b"accept-encoding"))  # that the proxy goes by
+
+
+def own_names(ids: Iterable[bytes]) -> list[bytes]:
+    """Return those of the names of headers with a request id that have no other meaning."""
+    return [name for name in ids if name not in _READ]
 
 
 class HeadJudge:
     """Says of known heads whether they are plain, by the rules of the moment."""
 
-    __slots__ = ("_checked", "_rules")
+    __slots__ = ("_checked", "_ids", "_rules")
 
     def __init__(self, ids: Iterable[bytes]) -> None:
         """Take the names of headers that have the client's request id, in lower case."""
-        self._checked = frozenset((*_CHECKED, *ids))
+        self._ids = frozenset(ids)
+        self._checked = frozenset(_CHECKED) | (self._ids & _READ)
         self._rules = object()
 
     def forget(self) -> None:
@@ -48,6 +56,7 @@ class HeadJudge:
             known.judged_by = self._rules
             names = [name.lower() for name, _ in request.headers]
             types = [value for name, value in request.headers if name.lower() == _TYPE]
-            is_usual = request.method == "POST" and request.target[:1] == b"/"
+            has_one_id = known.id_index >= 0 or self._ids.isdisjoint(names)
+            is_usual = request.method == "POST" and request.target[:1] == b"/" and has_one_id
             if is_usual and types == [JSON] and self._checked.isdisjoint(names):
                 known.is_plain_to = self._rules

@@ -126,7 +126,7 @@ class ConnectionContext:
     held: int = 0  # bytes of request bodies
     heads: int = 0  # bytes of request heads over 4 KiB
     places: ConnectionSlots = field(init=False)
-    known_heads: KnownHeads = field(default_factory=KnownHeads)
+    known_heads: KnownHeads = field(default_factory=KnownHeads)  # to all of them
     closing: bool = False  # the proxy ends: no further request is read on any connection
     _left: trio.Event = field(default_factory=trio.Event)
 

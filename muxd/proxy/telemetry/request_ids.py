@@ -43,8 +43,9 @@ class RequestIds:
 
     def of(self, request: Request) -> RequestId:
         """Return the id of a request."""
-        if request.is_plain:
-            return self._made_here()
+        known = request.known
+        if request.is_plain and known is not None:
+            return self._made_here() if known.id_index < 0 else self._from_client(*request.headers[known.id_index])
         best, found = len(self._ranks), None
         lengths = self._lengths
         for header in request.headers:
