@@ -18,7 +18,7 @@ class HalfOptions:
 
     replicas: int = key(integer(1, 64), 1, doc="So many workers.")
     policy: str = key(
-        choice("cache_aware", "power_of_two", "random", "round_robin"),
+        choice("cache_aware", "power_of_two", "random", "round_robin", "manual"),
         unset="",
         example="cache_aware",
         doc="By which the router chooses among them.  Default: the router's policy.",

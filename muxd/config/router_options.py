@@ -12,11 +12,11 @@ class RouterOptions:
     """Options of a group's router, which is sglang-router."""
 
     policy: str = key(
-        choice("cache_aware", "power_of_two", "random", "round_robin"),
+        choice("cache_aware", "power_of_two", "random", "round_robin", "manual"),
         "cache_aware",
         doc="Who gets the next request: cache_aware, the worker that has most of its beginning in its cache, as long "
         "as none has far more to do than another; power_of_two, the less loaded of two drawn by lot; random; "
-        "round_robin, each in its turn.",
+        "round_robin, each in its turn; manual, the one that has had the key in a request's header X-SMG-Routing-Key.",
     )
     cache_threshold: float | None = key(
         number(above=0, high=1),

@@ -499,7 +499,7 @@ WRONG = [
     (
         A + "replicas = 2\nrouter = { policy = 'fastest' }",
         'models.a.router.policy: "fastest" is not known; use "cache_aware" or "power_of_two" or "random" or '
-        '"round_robin"',
+        '"round_robin" or "manual"',
     ),
     (
         A + "replicas = 2\nrouter = { args = ['--worker-urls=http://127.0.0.1:1'] }",
@@ -522,7 +522,7 @@ WRONG = [
     (
         "[models.a]\nengine = 'simulator'\ngpus = [0, 1]\ndecode = {}\nprefill = { policy = 'best' }",
         'models.a.prefill: policy: "best" is not known; use "cache_aware" or "power_of_two" or "random" or '
-        '"round_robin"',
+        '"round_robin" or "manual"',
     ),
     (
         "[models.a]\nengine = 'simulator'\nprefill = {}\ndecode = {}\ngpus = [0, 1, 2]",

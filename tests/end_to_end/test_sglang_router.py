@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from .conftest import QUICK
-from .muxd import Muxd, eventually
+from .muxd import Muxd, chat_body, eventually
 
 MODELS = f"""\
 [defaults]
@@ -202,3 +202,22 @@ def ask_until(muxd: Muxd, over: Event, text: str) -> int:
         assert muxd.ask("pair", max_tokens=30) == text
         count += 1
     return count
+
+
+def test_the_policy_manual_keeps_a_clients_key_with_one_replica(tmp_path):
+    def answered() -> tuple[int, int]:
+        return answered_by(muxd, 0), answered_by(muxd, 1)
+
+    def ask_with(key: str) -> tuple[int, int]:
+        before = answered()
+        for _ in range(4):
+            assert muxd.post("/v1/chat/completions", body, headers={"X-SMG-Routing-Key": key}).status_code == 200
+        eventually(lambda: sum(answered()) == sum(before) + 4, "the logs have all of them")
+        return tuple(now - then for now, then in zip(answered(), before, strict=True))
+
+    body = chat_body("pair", "hello", max_tokens=4)
+    with Muxd(tmp_path, MODELS.replace('{ policy = "round_robin" }', '{ policy = "manual" }')) as muxd:
+        muxd.ask("pair")
+        eventually(lambda: all_ready(muxd), "both replicas are ready")
+        eventually(lambda: muxd.ask("pair") and min(answered()), "the router knows both")
+        assert {ask_with(f"key {number}") for number in range(12)} == {(0, 4), (4, 0)}
