@@ -216,8 +216,8 @@ class Orders:
             if group.is_down:
                 yield from self._renew(group)
             yield from (RemoveWorker(name) for name in self.host.dismiss(group))
-            yield from self._advance(group)
             yield from self._renew_router(group)
+            yield from self._advance(group)
 
     def finish_ready(self) -> Iterator[Command]:
         """End the orders of those that the last decisions left ready."""
@@ -240,6 +240,8 @@ class Orders:
 
     def _forward(self, group: Group, order: Order) -> Iterator[Command]:
         if group.state is WorkerState.STUCK:
+            if order.verb is Verb.STOP:  # those that wait for another start do not come back once it is stuck no more
+                yield from self.host.rest(group, WorkerState.BACKOFF, WorkerState.FAILED, reason=_message(group, order))
             message = f"worker {group.name} is stuck ({group.reason}); end its processes by hand or reset the GPU"
             yield from self.fail(group, "worker_stuck", message)
             return

@@ -249,6 +249,8 @@ class Validations:
         error = worker.level_trouble or validation.errors.get(worker.name) or ended
         if not error and wake is None:
             error = "it was not tried" if sleep is None else "it was started anew instead of woken"
+        elif not error and sleep is None:
+            error = "it was stuck before it was gone"
         return worker.name, cycle.level, cycle.number, sleep, wake, error
 
 

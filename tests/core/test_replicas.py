@@ -498,3 +498,43 @@ def test_a_replica_that_others_keep_out_fails_its_cycles_and_the_validation_ends
     errors = {each.worker: each.error for each in book.pending if isinstance(each, ReportCycle)}
     assert errors["q/2"] == "unloaded: others have its GPU"
     assert FinishOrder(7, "ready") in book.pending
+
+
+def test_a_stopped_group_stays_down_once_its_router_is_stuck_no_more():
+    """Its replicas waited for another start when the operator stopped it."""
+    book = coming() >> WorkerExited(10, "q/0") << StartWorker("q/0") >> WorkerExited(11, "q/1") << StartWorker("q/1")
+    book = book >> WorkerExited(12, "q/0") >> WorkerExited(12, "q/1") << StopWorker("q/router", kill=True)
+    book >> WorkerStuck(13, "q/router", "survived SIGKILL")
+    book.pending.clear()
+    assert book.state("q") is WorkerState.STUCK
+    book >> OrderGiven(14, 7, "q", Verb.STOP)
+    assert any(isinstance(each, FailOrder) and each.code == "worker_stuck" for each in book.pending)
+    book.pending.clear()
+    assert book >> WorkerExited(15, "q/router") >> TimerFired(60)
+    assert (book.state("q"), book.group("q").shown_state) == (WorkerState.UNLOADED, "stopped")
+
+
+def without_router_soon() -> Playbook:
+    """The router of q, whose configuration has changed, ends."""
+    book = serving_q() >> LeaseEnded(15, 1)
+    book = book >> Reconfigured(20, (replicas("q", GPU_0, GPU_1),), frozenset(), 30.0, routers=frozenset("q"))
+    return book << StopWorker("q/router")
+
+
+def test_a_group_that_is_removed_while_its_router_changes_is_gone():
+    book = without_router_soon() >> Reconfigured(21, (single("a"),), frozenset(), 30.0)
+    book = book << StopWorker("q/0", kill=True) << StopWorker("q/1", kill=True)
+    book = book >> WorkerExited(22, "q/0") >> WorkerExited(22, "q/1")
+    book >> WorkerExited(23, "q/router")
+    assert [each.worker for each in book.pending if isinstance(each, RemoveWorker)] == ["q/0", "q/1", "q/router"]
+    assert list(book.scheduler.host.groups) == ["a"]
+
+
+def test_a_group_that_changes_whole_while_its_router_changes_is_what_is_configured_last():
+    other = replicas("q", GPU_0, GPU_1, sleep_level=3)
+    book = without_router_soon() >> Reconfigured(21, (other,), frozenset("q"), 30.0)
+    for worker in ("q/router", "q/0", "q/1"):
+        book.pending.clear()
+        book >> WorkerExited(22, worker)
+    assert book.group("q").spec == other
+    assert [each.worker for each in book.pending if isinstance(each, StartWorker)] == ["q/0", "q/1", "q/router"]
