@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint reference console pythons faults real-sglang real-vllm real-openai real-mixed systemd soak compare dataplane clean
+.PHONY: demo test check lint reference console pictures pythons faults real-sglang real-vllm real-openai real-mixed systemd soak compare dataplane clean
 
 # The environment: made once, and again when the project's needs change.  The demo needs no more than muxd itself.
 $(RUNS): pyproject.toml
@@ -52,6 +52,12 @@ console: $(READY)
 	$(PYTHON) tests/browser/install.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group browser
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+# The pictures of docs/how-to/console.md, taken anew: five minutes.
+pictures: $(READY)
+	$(PYTHON) tests/browser/install.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group browser
+	$(BIN)/python -m tests.browser.screenshots docs/images/console --every
 
 # Real SGLang on this machine's CPU: installed once under .sglang-cpu (about 2 GB); ten minutes of tests.
 real-sglang: $(READY)

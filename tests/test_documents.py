@@ -127,3 +127,18 @@ def test_the_tutorial_does_what_it_says(tmp_path):
     for seen in ('"model":"alpha"', '"model":"beta"', "alpha -> beta", "alpha is ready"):
         assert seen in done.stdout.replace('": "', '":"'), f"{seen} in {done.stdout}"
     eventually(lambda: not (tmp_path / "s").exists(), "muxd is gone")
+
+
+def test_every_tab_of_the_console_is_shown_at_both_widths_and_in_both_colours():
+    """As PNG files of that width, all of them together small."""
+    page, folder = PROJECT / "docs/how-to/console.md", PROJECT / "docs/images/console"
+    table = re.search(r"const TABS = \[(.*?)\n\];", (PROJECT / "muxd/ui/static/app.js").read_text(), re.S)
+    tabs = re.findall(r'^  \["(\w+)"', table[1], re.M)
+    expected = {f"{tab}-{width}-{scheme}.png" for tab in tabs for width in (360, 1440) for scheme in ("light", "dark")}
+    assert {path.name for path in folder.iterdir()} == expected
+    assert set(re.findall(r"\]\(\.\./images/console/([^)]+)\)", page.read_text())) == expected
+    for name in expected:
+        head = (folder / name).read_bytes()[:24]
+        assert head[:8] == b"\x89PNG\r\n\x1a\n"
+        assert int.from_bytes(head[16:20], "big") == int(name.split("-")[1])
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_500_000

@@ -2,10 +2,11 @@
 
     python -m tests.browser.screenshots FOLDER [--every]
 
-FOLDER/console.png is the first tab, 1200 px wide, dark.  With --every: each tab at 360 and 1440 px, light and dark.
-The models are simulated, and the page says so.
+FOLDER/console.png is the first tab, 1200 px wide, dark.  With --every it is, in its place, each tab at 360 and 1440 px,
+light and dark, as docs/how-to/console.md shows them (make pictures).  The models are simulated, and the page says so.
 """
 
+import io
 import sys
 import tempfile
 import threading
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import httpx
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.install import PACKAGE
@@ -39,6 +41,9 @@ memory = {{ weights = "47GiB", kv = "12GiB", overhead = "2GiB" }}
 sleep_level = 3
 memory = {{ weights = "2GiB", kv = "1GiB", overhead = "1GiB" }}
 """
+#: Pixels below which a page that goes on and on is cut.
+TALLEST = 960
+
 TABS = ("now", "requests", "logs", "events", "try", "keys", "config")
 TURNS = (
     "qwen3-14b",
@@ -65,8 +70,9 @@ def main(folder: Path, *, every: bool) -> None:
         browser = playwright.chromium.launch(executable_path=f"/usr/bin/{PACKAGE}", args=["--no-sandbox"])
         for model in TURNS:
             chat(muxd, model, 400)
-        take(browser, muxd, folder / "console.png", "now", 1200, "dark")
-        if every:
+        if not every:
+            take(browser, muxd, folder / "console.png", "now", 1200, "dark")
+        else:
             for scheme in ("light", "dark"):
                 for width in (360, 1440):
                     for tab in TABS:
@@ -97,10 +103,17 @@ def take(browser: Browser, muxd: Muxd, path: Path, tab: str, width: int, scheme:
         each.start()
     eventually(lambda: muxd.state(wanted) in ("waking", "starting"), "the switch is under way")
     time.sleep(1.2)
-    page.screenshot(path=str(path), full_page=True)
+    height = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST)
+    picture = page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
+    save(picture, path)
     for each in asking:
         each.join()
     context.close()
+
+
+def save(picture: bytes, path: Path) -> None:
+    """Write a PNG in at most 64 colours, which the page does not need more of: a third of the bytes."""
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ function App() {
   useEffect(() => void (window.muxdTell = (kind, value) => hear(tell, kind, value)), []);
   useEffect(() => {
     const follow = () => setTab(location.hash.slice(1).split("/")[0] || "now");
+    follow(); // it may have changed before anybody listened
     addEventListener("hashchange", follow);
     return () => removeEventListener("hashchange", follow);
   }, []);
