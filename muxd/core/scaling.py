@@ -54,9 +54,13 @@ def spares_in_order(group: Group) -> list[Worker]:
 
 
 def dispensable(group: Group, count: int) -> list[Worker]:
-    """Return so many of those that serve as can be done without first: who does not answer, then the last ones."""
-    last_first = group.enlisted[::-1]
-    return sorted(last_first, key=lambda worker: worker in group.answering)[:count]
+    """Return so many of those that serve as can be done without first: who has nothing in flight, the last ones."""
+
+    def use(worker: Worker) -> int:
+        return 2 if worker in group.answering else 1 if worker.state is WorkerState.DRAINING else 0
+
+    order = {worker.name: place for place, worker in enumerate(group.enlisted)}
+    return sorted(group.enlisted, key=lambda worker: (use(worker), -order[worker.name]))[:count]
 
 
 def why_not_to_scale(group: Group, replicas: int) -> str:

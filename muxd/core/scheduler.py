@@ -351,7 +351,8 @@ class Scheduler:
         verb, ticket = order.verb, order.ticket
         is_over = self._shutdown_deadline is not None or group.retired
         refusal = self._refusal(group)
-        if refusal is not None and (is_over or (verb in (Verb.SLEEP, Verb.VALIDATE) and group.stopped_by_operator)):
+        is_no_start = verb in (Verb.SLEEP, Verb.VALIDATE) or (verb is Verb.SCALE and order.replicas == 0)
+        if refusal is not None and (is_over or (is_no_start and group.stopped_by_operator)):
             yield FailOrder(ticket, refusal[0], refusal[1])
             return
         if order.level is not None and (why := why_not_to_level(group, order.level)):

@@ -33,6 +33,7 @@ from muxd.core.events import (
     Reconfigured,
     RouterSynced,
     ShutdownAsked,
+    SwitchAsked,
     TimerFired,
     Verb,
     WorkerAsleep,
@@ -538,3 +539,16 @@ def test_a_group_that_changes_whole_while_its_router_changes_is_what_is_configur
         book >> WorkerExited(22, worker)
     assert book.group("q").spec == other
     assert [each.worker for each in book.pending if isinstance(each, StartWorker)] == ["q/0", "q/1", "q/router"]
+
+
+def test_one_that_drains_is_not_done_without_before_one_that_is_being_ended():
+    """Its leases are out still, and end with its requests."""
+    book = coming(single("f", frozenset({"0", "1"}))) >> WorkerReady(10, "q/1", ONE) << SyncRouter("q", (ONE,))
+    book = book >> RouterSynced(10, "q", (ONE,)) << GrantLease(1, "http://q", 3)
+    book >> SwitchAsked(20, 9, "f")
+    assert StopWorker("q/0", kill=True) in book.pending
+    book.pending.clear()
+    book >> OrderGiven(21, 7, "q", Verb.SCALE, replicas=1)
+    assert [worker.name for worker in book.group("q").enlisted] == ["q/1"]
+    assert book.state("q") is WorkerState.DRAINING
+    book.pending.clear()

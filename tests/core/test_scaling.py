@@ -461,3 +461,12 @@ def test_as_many_serve_as_before_where_a_configuration_has_one_of_these_no_more(
     book = two() >> Reconfigured(40, (replace(spec, workers=(zero, last, router)),), frozenset(), 30.0)
     assert book << StartWorker("q/2") << SyncRouter("q", (ZERO,))
     assert [worker.name for worker in book.group("q").enlisted] == ["q/0", "q/2"]
+
+
+def test_a_stopped_group_is_not_scaled_to_0_which_would_let_it_sleep():
+    book = pool() >> OrderGiven(20, 7, "q", Verb.STOP)
+    book.pending.clear()
+    book >> OrderGiven(21, 8, "q", Verb.SCALE, replicas=0)
+    (failed,) = book.pending
+    assert (failed.ticket, failed.code) == (8, "model_stopped")
+    book.pending.clear()
