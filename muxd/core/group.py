@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf, log
-from statistics import median
 from typing import NamedTuple
 
 from . import policy
@@ -546,7 +545,7 @@ class Group:
         """
         if not self.drains:
             return None
-        return median(seconds / _harmonic(count) for count, seconds in self.drains) * _harmonic(self.in_flight)
+        return _median(seconds / _harmonic(count) for count, seconds in self.drains) * _harmonic(self.in_flight)
 
     def note_drained(self, seconds: float) -> None:
         """Learn how long a drain took, if there was something in flight when it began."""
@@ -646,6 +645,12 @@ class Group:
         if len(self.serving) == 1:
             return self.serving[0].sleeps_at(level)
         return all(worker.sleeps_at(level) for worker in self.serving)
+
+
+def _median(values: Iterable[float]) -> float:
+    ordered = sorted(values)  # statistics.median would load random, which the core is without
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def _harmonic(count: int) -> float:
