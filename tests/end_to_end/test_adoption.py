@@ -54,8 +54,8 @@ class Streams:
 
 @pytest.fixture
 def muxd(start: Callable[..., Muxd]) -> Iterator[Muxd]:
-    """Alpha is ready, beta sleeps at level 2; both make 100 tokens a second."""
-    muxd = start(two_models(alpha="batch_slots = 32").replace("token_rate = 500", "token_rate = 100"))
+    """Alpha is ready, beta sleeps at level 2; both make 50 tokens a second."""
+    muxd = start(two_models(alpha="batch_slots = 32").replace("token_rate = 500", "token_rate = 50"))
     muxd.ask("beta")
     muxd.ask("alpha")
     eventually(lambda: (muxd.state("alpha"), muxd.state("beta")) == ("ready", "asleep"), "alpha serves, beta sleeps")
