@@ -100,6 +100,7 @@ def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
         pinned=model.pinned,
         replicas=max(model.replicas, model.min_replicas or 0) if model.prefill is None else 0,
         scaling=_scaling(model) if model.is_scaled else None,
+        is_packed=model.placement == "packed",
         ladder=ladder,
         sheltered_for=model.evict,
         priority=model.priority,

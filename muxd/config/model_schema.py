@@ -180,6 +180,14 @@ class Model:
         "sleep and ordered together, and a worker that dies comes back beside the others.  `muxctl logs NAME/0` shows "
         "one of them.  GPUs may be named again for several replicas on one: [0, 0, 1, 1], with sizes in memory.",
     )
+    placement: str = key(
+        choice("spread", "packed"),
+        "spread",
+        live=True,
+        doc='Where replicas with gpus = "auto" come to, of GPUs that nobody has to leave for them: spread over those '
+        "that have fewest of them and most room, or packed onto as few as hold them by the sizes in memory, which "
+        "leaves whole GPUs to other models.",
+    )
     max_replicas: int = key(
         integer(1, 64),
         unset=0,

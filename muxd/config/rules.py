@@ -367,6 +367,8 @@ def _replicas(model: Model, written: _WrittenKeys, *, uses_gpus: bool) -> Iterat
     count, most = len(model.gpus), model.most_replicas
     yield from _bounds_of_replicas(model)
     yield from _halves(model, written, uses_gpus=uses_gpus)
+    if written.in_model(model.name, "placement") and not (model.any_gpus and most > 1):
+        yield ("placement",), 'it is for replicas whose gpus are "auto"; leave it out, or write that'
     if most == 1:
         if written.in_model(model.name, "router") and uses_gpus:
             yield ("router",), "one worker needs no router; leave this out, or give replicas"

@@ -154,6 +154,7 @@ class GroupSpec:
     pinned: bool = False  # it leaves its GPUs for an operator's order only, never for another group
     replicas: int = 0  # so many of its workers serve, until an order or its load says otherwise; 0: all
     scaling: Scaling | None = None  # by its load; None: only by orders
+    is_packed: bool = False  # workers to which any GPUs will do come to as few as hold them
     ladder: tuple[Rung, ...] = ()  # each later and deeper than the one before
     sheltered_for: float = 0.0  # seconds after its last use in which it leaves for no other group, either
     priority: int = 0  # 2 to the power of this: what its waiting requests, and its leaving, count for

@@ -2,7 +2,8 @@
 
 Each comes where least has to leave for it, as a model with one worker does; of equal GPUs to those that have fewest of
 its own group, then to those with most room.  So replicas are spread over GPUs that are free, and share one, as far as
-their sizes are known and let them, before anybody else leaves for them.
+their sizes are known and let them, before anybody else leaves for them.  A group that is packed prefers GPUs that have
+most of its own, then those with least room.
 """
 
 from __future__ import annotations
@@ -75,9 +76,14 @@ class Spreading:
         own = Counter(gpu for other in beside for gpu in other.gpus)
         sets = self._sets(worker, self._slots(worker, off_limits), own)
         free = (gpus for gpus in sets if not ledger.shortfall(worker.name, dict.fromkeys(gpus, worker.share), left))
-        found = min(free, key=lambda gpus: (_most(own, gpus), -sum(map(ledger.room, gpus))), default=None)
+        sign = self._sign(worker)
+        found = min(free, key=lambda gpus: (sign * _most(own, gpus), -sign * sum(map(ledger.room, gpus))), default=None)
         if found is not None:
             group.place_each({worker.name: found})
+
+    def _sign(self, worker: Worker) -> int:
+        """Return 1 where few of its own and much room are good, -1 where they are not."""
+        return -1 if self._host.groups[worker.group].spec.is_packed else 1
 
     def _slots(self, worker: Worker, off_limits: frozenset[GpuId]) -> dict[GpuId, int]:
         """Return how many such workers would fit on each of the GPUs if everybody else left."""
@@ -92,9 +98,10 @@ class Spreading:
         return int(capacity // worker.spec.share)
 
     def _sets(self, worker: Worker, slots: Mapping[GpuId, int], own: Mapping[GpuId, int]) -> Iterable[frozenset[GpuId]]:
-        """Return sets of GPUs on which the worker fits, those first that have few of its own and much room."""
+        """Return sets of GPUs on which the worker fits, the best first as to its own and to room."""
         fits = [gpu for gpu, count in slots.items() if count > 0]
-        fits.sort(key=lambda gpu: (own.get(gpu, 0), -self._host.ledger.room(gpu)))
+        sign = self._sign(worker)
+        fits.sort(key=lambda gpu: (sign * own.get(gpu, 0), -sign * self._host.ledger.room(gpu)))
         return (frozenset(chosen) for chosen in islice(combinations(fits, worker.spec.any_of), GPU_SETS))
 
     def _best(
@@ -104,6 +111,7 @@ class Spreading:
         best: Offer | None = None
         found: frozenset[GpuId] | None = None
         best_rank: tuple[float, ...] = (inf,)
+        sign = self._sign(worker)
         for gpus in self._sets(worker, slots, own):
             if how_many_fit(_less(slots, gpus).values(), worker.spec.any_of, others) < others:
                 continue
@@ -114,7 +122,7 @@ class Spreading:
             if self._host.fixed:
                 lacks = partial(self._host.ledger.shortfall, "", dict.fromkeys(gpus, share))
                 offer = offer.with_stuck(len(self._fixed(gpus, lacks)))
-            rank = (*offer.rank[:-1], _most(own, gpus), offer.rank[-1])
+            rank = (*offer.rank[:-1], sign * _most(own, gpus), sign * offer.rank[-1])
             if rank < best_rank:
                 best, found, best_rank = offer, gpus, rank
         return found

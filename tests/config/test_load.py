@@ -509,6 +509,10 @@ WRONG = [
         A + "replicas = 2\nrouter = { args = ['--worker-u', 'http://127.0.0.1:1'] }",
         "models.a.router.args: --worker-u is muxd's own --worker-urls; leave it out: muxd tells the router its workers",
     ),
+    (
+        A + "replicas = 2\ngpus = [0, 1]\nplacement = 'packed'",
+        'models.a.placement: it is for replicas whose gpus are "auto"; leave it out, or write that',
+    ),
     (A + "replicas = 0", "models.a.replicas: 0 is out of range; use 1 to 64"),
     (A + "gpus = [0, 1, 2]\nmax_replicas = 2\nreplicas = 3", "models.a.replicas: 3 is more than max_replicas, 2"),
     (

@@ -1,5 +1,7 @@
 """Replicas to which any GPUs will do: the ledger chooses those of each, whenever they are started."""
 
+from dataclasses import replace
+
 import pytest
 
 from muxd.core.commands import Command, FailLease, FinishOrder, GrantLease, SleepWorker, StartWorker, StopWorker
@@ -190,3 +192,13 @@ def test_loans_leave_them_what_is_not_lent():
     taken(book)
     book >> LeaseAsked(1, 1, "q")
     assert starts(book) == {"q/0": ("1",), "q/1": ("2",)}
+
+
+def test_those_that_are_packed_come_to_as_few_as_hold_them_and_to_the_fullest():
+    spec = replace(spread("q", 3, 1, share=30 * GIB), is_packed=True)
+    book = playbook(single("a", frozenset({"1"}), share=40 * GIB), spec)
+    book = book >> OrderGiven(0, 7, "a", Verb.START) << StartWorker("a") >> WorkerReady(1, "a", "http://a")
+    assert taken(book) == [FinishOrder(7, "ready")]
+    book >> LeaseAsked(2, 1, "q")
+    taken(book)
+    assert [sorted(worker.gpus) for worker in book.group("q").serving] == [["1"], ["0"], ["0"]]
