@@ -64,9 +64,9 @@ def stamp_method(owner: type, name: str) -> None:
 def stamp_saves() -> None:
     plain = StateFile.save
 
-    def save(self: StateFile) -> None:
+    def save(self: StateFile, **options: Any) -> None:
         stamp("begin", "StateFile.save")
-        plain(self)
+        plain(self, **options)
         stamp("end", "StateFile.save")
 
     StateFile.save = save  # type: ignore[method-assign]

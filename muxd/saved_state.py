@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 #: Seconds that an act waits for its record at most; on a disk that hangs muxd goes on, as it does on a full one.
 PATIENCE = 5.0
 
+#: Seconds for which what is written at leisure may wait for something else to be written.
+LEISURE = 0.05
+
 
 class TrackedMemory(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """What was measured of a worker's GPU memory, see `workers/gpu_memory`: bytes, by GPU."""
@@ -133,6 +136,7 @@ class StateFile:
         self._changes = 0  # so many saves were asked for,
         self._written = 0  # and the file has the state as of this one, unless the disk refused it
         self._changed = trio.Event()
+        self._hurried = trio.Event()  # the change is not one that is written at leisure
         self._was_written = trio.Event()
         self._trouble = ""  # of the last write, which is logged once and not with every change
 
@@ -167,11 +171,16 @@ class StateFile:
         if self._written < self._changes:
             self._write(encoded(self.state))
 
-    def save(self) -> None:
-        """Have the state written to disk soon; an error is logged only: a full disk must not end the workers."""
+    def save(self, *, at_leisure: bool = False) -> None:
+        """Have the state written to disk soon; an error is logged only: a full disk must not end the workers.
+
+        `at_leisure`: with what is written next, within LEISURE seconds; nobody is worse off whom that does not reach.
+        """
         self._changes += 1
         if self._is_kept:
             self._changed.set()
+            if not at_leisure:
+                self._hurried.set()
         else:
             self._write(encoded(self.state))
 
@@ -191,7 +200,9 @@ class StateFile:
     async def _keep(self) -> None:
         while True:
             await self._changed.wait()
-            self._changed = trio.Event()
+            with trio.move_on_after(LEISURE):
+                await self._hurried.wait()
+            self._changed, self._hurried = trio.Event(), trio.Event()
             changes, data = self._changes, encoded(self.state)
             await in_thread(partial(self._write, data))
             self._written = changes

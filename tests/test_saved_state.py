@@ -3,18 +3,22 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from zlib import crc32
 
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from muxd import saved_state
 from muxd.borrowers import Borrower
 from muxd.children import ChildRecord
 from muxd.own_files import UNREADABLE
-from muxd.saved_state import PATIENCE, LearnedRecord, LoanRecord, SavedState, StateFile, WorkerRecord
+from muxd.saved_state import LEISURE, PATIENCE, LearnedRecord, LoanRecord, SavedState, StateFile, WorkerRecord
 from muxd.state_lines import decoded, encoded
+
+from .fakes import InlineThread
 
 RECORD = ChildRecord("qwen", 10, 20, "boot", "token", "/run/qwen.lock", "/run/qwen.exit", None)
 
@@ -106,6 +110,27 @@ def test_a_disk_that_is_full_is_told_once_and_so_is_its_end(tmp_path, caplog):
     said = [record.message for record in caplog.records]
     assert [line.partition(str(file.path))[0] for line in said] == ["cannot write the state file ", "the state file "]
     assert said[1].endswith("is written again")
+
+
+async def test_what_is_saved_at_leisure_is_written_with_the_next_change_or_a_moment_later(tmp_path, autojump_clock):
+    file = StateFile(tmp_path / "state.json")
+    with patch("muxd.threads.Thread", InlineThread):
+        async with file.kept():
+            await file.write_ahead()
+            began = trio.current_time()
+            file.state.stopped = ["a"]
+            file.save(at_leisure=True)
+            await trio.testing.wait_all_tasks_blocked()
+            assert StateFile(file.path).load().stopped == []
+            while StateFile(file.path).load().stopped == []:
+                await trio.sleep(0.01)
+            assert LEISURE <= trio.current_time() - began < 2 * LEISURE
+            began = trio.current_time()
+            file.state.stopped = ["a", "b"]
+            file.save(at_leisure=True)
+            await file.write_ahead()
+            assert StateFile(file.path).load().stopped == ["a", "b"]
+            assert trio.current_time() == began
 
 
 # Damage

@@ -171,7 +171,7 @@ def _followed(
     def record_intent(call: str | None) -> None:
         record.call = call
         if call is not None:  # that it was answered is written with the next save
-            context.state.save()
+            context.state.save(at_leisure=True)  # it is on record already that the server is not at rest
 
     link = EngineClient(
         context.http,

@@ -565,7 +565,7 @@ class WorkerProcess:
                 taken = await self._gpu_memory.peak()
         try:
             record.released = await self._engine.sleep(server.link, self._model, level, record.released)
-            self._context.state.save()
+            self._context.state.save(at_leisure=True)
             if over := await self._gpu_memory.until_released(level):
                 raise EngineCallFailed(over, cause=await self._engine.kept_memory(server.link, over))
         except EngineCallFailed as error:
