@@ -379,6 +379,12 @@ class Model:
     strip_params: tuple[str, ...] = key(
         stripped, [], live=True, told=True, doc="Top-level fields of a request that are taken out."
     )
+    join_output: bool = key(
+        boolean,
+        False,
+        doc="Its stdout and stderr go to one file, NAME.stdout.log, as to a terminal: their lines are in the order in "
+        "which they were written, but nobody can tell them apart.",
+    )
     log_max_bytes: int = key(size(low=64 * 1024), "64MiB", doc="Each log file is rotated at this size.")
     log_backups: int = key(integer(0, 1000), 3, doc="So many old log files are kept.")
     prefill: HalfOptions | None = None  # of a model whose workers only prefill, or only decode; each None or neither

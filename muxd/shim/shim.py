@@ -122,7 +122,7 @@ class Shim:
         try:
             stdin = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             out, out_end = log_pipe()
-            err, err_end = log_pipe()
+            err, err_end = (out, out_end) if self._stdout is self._stderr else log_pipe()
             self._error_pipe, error_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             shim = os.getpid()
             self._pid = os.fork()
@@ -131,9 +131,9 @@ class Shim:
         except OSError as error:
             self._failure = {"errno": error.errno, "error": f"could not be started: {reason_of(error)}"}
             return
-        for fd in (stdin, out_end, err_end, error_end, *self._spec.listen_fds.values()):
+        for fd in {stdin, out_end, err_end, error_end, *self._spec.listen_fds.values()}:
             os.close(fd)
-        for fd, log in ((out, self._stdout), (err, self._stderr)):
+        for fd, log in {out: self._stdout, err: self._stderr}.items():
             self._listen_to(fd, log)
         self._write_card([os.fstat(out).st_ino, os.fstat(err).st_ino])
 

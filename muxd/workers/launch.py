@@ -202,8 +202,9 @@ def file_name(worker: str) -> str:
 
 
 def log_files(config: Config, model: Model) -> dict[str, Path]:
-    """Return where the worker's output goes, under "stdout" and "stderr"."""
-    return {stream: config.daemon.log_dir / f"{file_name(model.name)}.{stream}.log" for stream in ("stdout", "stderr")}
+    """Return where the worker's output goes, under "stdout" and "stderr": both to one file with join_output."""
+    names = {stream: "stdout" if model.join_output else stream for stream in ("stdout", "stderr")}
+    return {stream: config.daemon.log_dir / f"{file_name(model.name)}.{name}.log" for stream, name in names.items()}
 
 
 def remove_traces(record: WorkerRecord) -> None:

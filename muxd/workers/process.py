@@ -127,9 +127,8 @@ class WorkerProcess:
         self._timed_out = False
         self._noted_at = 0.0
         self._before_launch = trio.CancelScope()
-        self._crash_evidence = CrashEvidence(
-            log_files(context.config, model)[stream] for stream in ("stderr", "stdout")
-        )
+        files = log_files(context.config, model)
+        self._crash_evidence = CrashEvidence(dict.fromkeys(files[stream] for stream in ("stderr", "stdout")))
         self._doing: str | None = None  # what the server did last, for messages, such as "woke"; None: never ready
         self._given_up: Diagnosis | None = None  # why muxd itself ends this life
         self._listener: PortOwnership | None = None

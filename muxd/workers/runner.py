@@ -132,7 +132,9 @@ class Runner:
 
     @property
     def log_files(self) -> dict[str, Path]:
-        return log_files(self._context.config, self.model)
+        """Return the files by stream; one that has both is that of stdout."""
+        files = log_files(self._context.config, self.model)
+        return {stream: path for stream, path in files.items() if stream == "stdout" or path != files["stdout"]}
 
     async def metrics(self) -> bytes | None:
         """Return the engine's metrics in Prometheus' text format, as sent; None where there are none.

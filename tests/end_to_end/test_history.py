@@ -1,6 +1,8 @@
 """What a real muxd remembers: rates that add up over sleeps, whose requests they were; and it outlasts a restart."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -126,3 +128,14 @@ def test_the_logs_of_a_time_outlive_a_killed_muxd_that_takes_its_models_over(sta
     before = muxd.muxctl("logs", "alpha", "--until", since).stdout
     assert "loading" in before
     assert "was taken over from an earlier muxd" in muxd.muxctl("logs", "muxd").stdout
+
+
+def test_a_model_whose_output_is_joined_has_one_log_that_every_reader_finds(start):
+    muxd = start(two_models().replace("[models.alpha]", "[models.alpha]\njoin_output = true", 1))
+    muxd.ask("alpha")
+    assert {path.name for path in (muxd.folder / "logs").glob("alpha.*")} == {"alpha.stdout.log"}
+    lines = muxd.muxctl("logs", "alpha", "-n", "9999").stdout.splitlines()
+    assert sum("fired up and ready to roll" in line for line in lines) == 1
+    os.kill(muxd.status("alpha")["pid"], signal.SIGKILL)
+    eventually(lambda: muxd.status("alpha")["last_exit"], "its end is known")
+    assert any("chat/completions" in line for line in muxd.status("alpha")["last_exit"]["log_tail"])
