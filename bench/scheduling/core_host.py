@@ -50,6 +50,9 @@ WAIT_TARGET = 30.0
 #: The level at which models sleep.
 LEVEL = 1
 
+#: Seconds between two reports of muxd's proxy of how many requests a model has in flight.
+REPORT_EVERY = 1.0
+
 #: Seconds without a request before muxd's proxy says so.
 IDLE_GRACE = 0.02
 
@@ -66,6 +69,7 @@ class Line:
     lease: int | None = None
     is_granted: bool = False
     is_draining: bool = False
+    is_reported_soon: bool = False
     waiting: deque[Request] = field(default_factory=deque)
 
 
@@ -91,6 +95,7 @@ class CoreHost:
         self.switches = 0
         self.estimates: list[Estimate] = []
         self._together = together
+        self._crowd = 0.0  # the most that a model was learned to have in flight when it gives way
         self._learned = learned
         self._spread = spread
         self._chance = random.Random(seed)
@@ -128,6 +133,7 @@ class CoreHost:
             self.world.admit(request)
             if was_idle:
                 self._report(request.model)
+            self._report_soon(request.model)
             return
         line.waiting.append(request)
         self._say_what_waits(request.model)
@@ -140,11 +146,25 @@ class CoreHost:
 
     def answered(self, request: Request) -> None:
         model, line = request.model, self.lines[request.model]
+        self._report_soon(model)
         if self.world.engines[model].is_idle:
             if line.is_draining:
                 self._release(model)
             else:
                 self.world.at(self.world.now + IDLE_GRACE, lambda: self._report_idle(model))
+
+    def _report_soon(self, model: str) -> None:
+        """Report within a second how many requests the model has in flight, granted or draining."""
+        line = self.lines[model]
+        if not line.is_reported_soon:
+            line.is_reported_soon = True
+            self.world.at(self.world.now + REPORT_EVERY, lambda: self._report_again(model))
+
+    def _report_again(self, model: str) -> None:
+        line, engine = self.lines[model], self.world.engines[model]
+        line.is_reported_soon = False
+        if (line.is_granted or line.is_draining) and line.lease is not None and not engine.is_idle:
+            self._report(model)
 
     def _report_idle(self, model: str) -> None:
         if self.lines[model].is_granted and self.world.engines[model].is_idle:
@@ -227,6 +247,7 @@ class CoreHost:
                 self._later(0.0, WorkerExited, worker)
             case RecordSwitch(target, victims):
                 self.switches += 1
+                self._crowd = max(self._crowd, *(group.crowd for group in self.scheduler.host.groups.values()))
                 kind = (target, *(name for name, _ in victims))
                 drains = any(not world.engines[name].is_idle for name, _ in victims)
                 self._estimate(kind, drains=drains)
@@ -298,8 +319,7 @@ class CoreHost:
         On top is the longest answer, which may be under way when somebody is due: nobody knows before how long it is.
         """
         cost, others = self.world.cost, len(self.lines) - 1
-        crowd = max(group.crowd for group in self.scheduler.host.groups.values())
-        target = policy.stretched(WAIT_TARGET, 2 * cost + self.drain, crowd)
+        target = policy.stretched(WAIT_TARGET, 2 * cost + self.drain, self._crowd)
         longest = max(request.seconds for request in self.world.requests)
         return target + others * (max(cost, self.drain) + cost) + cost + longest
 

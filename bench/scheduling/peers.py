@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
-from .world import DRAIN_TIMEOUT, Request, World
+from .world import DRAIN_TIMEOUT, SLOTS, Request, World
 
 #: Seconds that llmux at its head keeps a model awake at least (its `min_active_secs`).
 MIN_ACTIVE = 5.0
@@ -27,6 +27,10 @@ class OneAwake:
     """A host that has one model awake, and changes it by a rule."""
 
     rule: Rule
+    turn: int | None = None  # so many of those who wait are let in when their model comes; None: all
+    backfills: bool = (
+        False  # while it drains, what ends before the drain does is let in: it knows how long answers take
+    )
     switches: int = 0
     awake: str | None = None
     since: float = 0.0  # when it came
@@ -42,11 +46,18 @@ class OneAwake:
         self.away_since = dict.fromkeys(world.workload.models, -inf)
 
     def arrived(self, request: Request) -> None:
-        if request.model == self.awake and self.target is None:
+        if request.model == self.awake and (self.target is None or self._fits_in(request)):
             self.world.admit(request)
         else:
             self.waiting[request.model].append(request)
             self.decide()
+
+    def _fits_in(self, request: Request) -> bool:
+        """Say whether the request would be answered before the last one of those that are drained."""
+        assert self.awake is not None
+        engine = self.world.engines[self.awake]
+        has_slot = self.backfills and len(engine.running) < SLOTS and not engine.queue
+        return has_slot and self.world.now + request.seconds <= self.world.now + drain_left(self)
 
     def left(self, request: Request) -> None:
         self.waiting[request.model].remove(request)
@@ -89,9 +100,15 @@ class OneAwake:
 
     def _come(self, model: str) -> None:
         self.awake, self.target, self.since = model, None, self.world.now
-        while self.waiting[model]:
-            self.world.admit(self.waiting[model].popleft())
+        self._let_in(model, self.turn)
         self.decide()
+        if self.target is None:
+            self._let_in(model)
+
+    def _let_in(self, model: str, most: int | None = None) -> None:
+        waiting = self.waiting[model]
+        for _ in range(len(waiting) if most is None else min(most, len(waiting))):
+            self.world.admit(waiting.popleft())
 
 
 def fifo(_host: OneAwake, _model: str) -> float:
@@ -112,6 +129,30 @@ def min_active(host: OneAwake, _model: str) -> float:
 def tenure(host: OneAwake, model: str) -> float:
     """Give way after a tenure to one that has been away for as long as it cools down (Logos)."""
     return max(host.since + TENURE, host.away_since[model] + COOLDOWN)
+
+
+def drain_left(host: OneAwake) -> float:
+    """Return the seconds until all that the awake model has in flight is answered, by how long each answer takes."""
+    assert host.awake is not None
+    engine, now = host.world.engines[host.awake], host.world.now
+    ends = sorted((r.started if r.started is not None else now) + r.seconds - now for r in engine.running)
+    for request in engine.queue:
+        ends = sorted([*ends[1:], ends[0] + request.seconds])
+    return ends[-1] if ends else 0.0
+
+
+def bounded(bound: float) -> Rule:
+    """Return the rule of one who serves on until the oldest wait of another model comes to a bound.
+
+    It knows how long each answer takes, and so when it has to begin.
+    """
+
+    def rule(host: OneAwake, model: str) -> float:
+        if host.awake is None or host.world.engines[host.awake].is_idle:
+            return 0.0
+        return host.waiting[model][0].at + bound - host.world.cost - drain_left(host)
+
+    return rule
 
 
 class GpuEach:

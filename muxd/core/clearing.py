@@ -60,9 +60,11 @@ class Movables:
     def __init__(self, host: HostState) -> None:
         self._host = host
         self._found: dict[str, Movable] = {}
+        self._costs: dict[tuple[str, int], tuple[Group, int, float]] = {}  # by group and level, with its changes
 
     def forget(self) -> None:
         self._found.clear()
+        self._costs.clear()
 
     def of(self, group: Group) -> Movable:
         found = self._found.get(group.name)
@@ -74,7 +76,12 @@ class Movables:
 
     def cost(self, leaving: Eviction) -> float:
         """Return what it costs per second that the group leaves."""
-        return cost_of(*leaving, self._host.second)
+        group, level = leaving
+        found = self._costs.get((group.name, level))
+        if found is None or found[0] is not group or found[1] != group.changes:
+            found = group, group.changes, cost_of(group, level, self._host.second)
+            self._costs[group.name, level] = found
+        return found[2]
 
     def plans(self, groups: Iterable[Group], room: Callable[[Mapping[str, Holding]], int]) -> eviction.Plans:
         """Return how these groups leave; `room`: how much there is once workers have what is passed, and no more."""

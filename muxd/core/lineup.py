@@ -94,8 +94,7 @@ class Blockers:
 
     def stretched(self, contender: Contender, wait_target: float) -> float:
         """Return the wait target of a group for which others wait than batch, as it is where they give way to it."""
-        excess = self.crowd / max(1.0, contender.weight)
-        return policy.stretched(wait_target, contender.known + self.known, excess)
+        return policy.stretched(wait_target, contender.known + self.known, self.crowd, contender.weight)
 
     def give_way_at(self, contender: Contender, due: float, now: float) -> float:
         """Return when they give way to a group for which requests wait, and is due at `due`; inf for no reason.

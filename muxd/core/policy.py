@@ -36,9 +36,12 @@ WORTH = 1 / 5
 #: GPU's time goes to answers; and how many times the configured target the wait may become by that.
 STRETCH = 3.0
 
-#: The same where the active model has many requests in flight when it gives way for each one that waits for another: as
-#: many times, but no more than this.  Those who wait less for it are more than those who wait longer.
-MOST_STRETCH = 8.0
+#: The same where the active model has many requests in flight when it gives way: so many times those beyond a `FEW` for
+#: each one that waits for another, and at most `MOST_STRETCH`.  Who waits less for it are more than who waits longer.
+PER_RATIO, MOST_STRETCH = 6.0, 8.0
+
+#: So many requests in flight are not many, whoever waits.
+FEW = 5.0
 
 #: The longest turn, in seconds, that a busy model keeps because its drain takes so long.
 LONGEST_FOR_DRAIN = 60.0
@@ -83,12 +86,12 @@ def bound(candidate: Candidate, others: float, wait_target: float) -> float:
     return wait_target + others + candidate.cost
 
 
-def stretched(wait_target: float, overhead: float, excess: float = 0.0) -> float:
+def stretched(wait_target: float, overhead: float, crowd: float = 0.0, waiting: float = 1.0) -> float:
     """Return the wait target where a switch there and back takes `overhead` seconds with its drain.
 
-    `excess`: how many requests are in flight when the active model gives way, for each one that waits.
+    `crowd`: how many requests are in flight when the active model gives way; `waiting`: how many wait.
     """
-    times = max(STRETCH, min(MOST_STRETCH, excess))
+    times = max(STRETCH, min(MOST_STRETCH, PER_RATIO * (crowd - FEW) / max(1.0, waiting)))
     return max(wait_target, times * min(wait_target, overhead))
 
 

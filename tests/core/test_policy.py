@@ -41,12 +41,12 @@ def test_where_a_switch_there_and_back_is_dear_a_wait_becomes_three_of_them_and_
     assert stretched(0, overhead=120) == 0
 
 
-def test_where_many_are_in_flight_for_each_one_that_waits_the_wait_becomes_as_many_times_as_long_and_at_most_eight():
-    assert stretched(30, overhead=20, excess=2) == stretched(30, overhead=20) == 60
-    assert stretched(30, overhead=20, excess=5) == 100
-    assert stretched(30, overhead=20, excess=50) == 160
-    assert stretched(30, overhead=120, excess=50) == 240
-    assert stretched(30, overhead=2, excess=50) == 30
+def test_where_many_are_in_flight_for_each_one_that_waits_the_wait_becomes_longer_and_at_most_eight_times_as_long():
+    assert stretched(30, overhead=20, crowd=5, waiting=1) == stretched(30, overhead=20, crowd=45, waiting=80) == 60
+    assert stretched(30, overhead=20, crowd=45, waiting=48) == 100
+    assert stretched(30, overhead=20, crowd=45, waiting=1) == 160
+    assert stretched(30, overhead=120, crowd=45, waiting=0.5) == 240
+    assert stretched(30, overhead=2, crowd=45, waiting=1) == 30
 
 
 def test_a_turn_lasts_as_long_as_the_switch_costs_or_its_drain_takes():

@@ -109,11 +109,11 @@ def test_the_bound_of_who_waits_ends_the_turn_of_an_idle_model():
     assert book.scheduler.host.now - 313.5 <= 30
 
 
-@pytest.mark.parametrize(("waiting", "target"), [(1, 80), (5, 80), (10, 40), (40, 30)])
+@pytest.mark.parametrize(("waiting", "target"), [(1, 80), (26, 80), (52, 40), (80, 30)])
 def test_who_waits_for_one_that_many_use_waits_longer_the_fewer_they_are(waiting, target):
-    """Forty are in flight when it gives way: eight for each of five, four for each of ten, one for each of forty."""
+    """Forty are in flight when it gives way, 35 more than a few: six times as many as 35 that wait, four as 52."""
     book = agents() >> DemandReported(313, 2, 40)
-    book.group("a").crowd = 40.0
+    book.group("a").crowd = 5 + 4 * 52 / 6
     book.worker("a").costs[WorkerState.DRAINING, None].learn(10.0)
     book >> LeaseAsked(313.5, 3, "b", (Waiting(waiting, 0.0),))
     assert book.timer == 313.5 + target - 10
