@@ -72,9 +72,12 @@ def _head(status: dict[str, Any]) -> list[str]:
     lines += map(_loan, status.get("loans", []))
     if not status["gpus"] and any(model["gpus"] for model in status["models"]):
         lines.append("GPUs: none can be seen (no NVIDIA driver, or no NVML), so no memory is measured; see muxd's log")
-    if (memory := status.get("host_memory")) and memory["weights"]:
-        sizes = f"{gibibytes(memory['weights'])} of {gibibytes(memory['for_weights'])} GiB"
-        lines.append(f"host RAM: {sizes} taken by the weights of models that sleep at level 1")
+    if (memory := status.get("host_memory")) is not None:
+        whose = (("weights", "the weights of models that sleep at level 1"), ("standby", "processes in standby"))
+        for key, by in whose:
+            if taken := memory.get(key):
+                sizes = f"{gibibytes(taken)} of {gibibytes(memory['for_weights'])} GiB"
+                lines.append(f"host RAM: {sizes} taken by {by}")
     tellers = [*status["models"], {"name": "proxy", **status["proxy"]}]
     return lines + _lost_logs(tellers, status.get("log_dir")) + _proxys_log(status["proxy"])
 

@@ -167,10 +167,11 @@ def test_whoever_may_not_look_is_exit_5(muxd, muxctl):
 
 
 def test_host_ram_for_weights_is_shown_where_some_is_taken(scripted, muxctl):
-    def shown(weights: int) -> str:
-        told = STATUS | {"host_memory": {"for_weights": 70 << 30, "weights": weights}}
+    def shown(weights: int, standby: int = 0) -> str:
+        told = STATUS | {"host_memory": {"for_weights": 70 << 30, "weights": weights, "standby": standby}}
         scripted.scripts["GET /v1/status"] = lambda talk: talk.json(told)
         return muxctl("status")[1]
 
     assert "\nhost RAM: 60.0 of 70.0 GiB taken by the weights of models that sleep at level 1\n" in shown(60 << 30)
+    assert "\nhost RAM: 1.3 of 70.0 GiB taken by processes in standby\n" in shown(0, 1331 << 20)
     assert "host RAM" not in shown(0)
