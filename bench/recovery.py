@@ -44,13 +44,16 @@ def line(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.recovery", description=__doc__)
     parser.add_argument("--times", type=int, default=9, help="how often each fault is caused (default: 9)")
+    parser.add_argument("--note", default="", help="what is to be known of the machine's other work")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     options = parser.parse_args()
     head = "| # | fault | median | middle 80 % | faults | goal | requests | ended with an error | lost |"
     table = "\n".join([head, "|" + "---|" * 9, *map(line, measured(options.times))])
     print(table)
     if options.write:
-        PAGE.write_text(between(PAGE.read_text(), "recovery", f"\n{machine()}:\n\n{table}\n"))
+        PAGE.write_text(
+            between(PAGE.read_text(), "recovery", f"\n{machine()}{options.note and f', {options.note}'}:\n\n{table}\n")
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import resource
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -10,8 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-
-import httpx
 
 from bench.sglangmux import kits
 from bench.sglangmux.client import CHAT, Answer, chat, exchange, post
@@ -142,39 +141,48 @@ class Keeper(Run):
     def status(self) -> float | None:
         """Seconds until who operates it is told how it is; None where that takes longer than 5 s, or is refused."""
         began = time.monotonic()
-        try:
-            if isinstance(self.door, tuple):
-                answered = ask_simply(self.port, "/health").status == 200
-            else:
-                with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.door)), timeout=5) as client:
-                    if self.program.is_muxd:
-                        answered = client.get("http://muxd/v1/status").status_code == 200
-                    else:
-                        answered = b"beta" in client.post("http://supervisor/RPC2", content=ALL_PROCESSES).content
-        except (OSError, httpx.HTTPError):
-            return None
+        if isinstance(self.door, tuple):
+            answered = ask_simply(self.port, "/health").status == 200
+        elif self.program.is_muxd:
+            answered = b"beta" in self._asked(STATUS)
+        else:
+            answered = b"beta" in self._asked(ALL_PROCESSES)
         return time.monotonic() - began if answered else None
+
+    def _asked(self, request: bytes) -> bytes:
+        """The answer at the Unix socket; nothing where there is none within 5 s."""
+        answer = b""
+        with suppress(OSError), self.connect() as client:
+            client.sendall(request)
+            while data := client.recv(1 << 16):
+                answer += data
+        return answer
 
     def told(self) -> str:
         """All that it says of itself: its log, and muxd its model's status."""
-        text = self.log
-        with suppress(OSError, httpx.HTTPError):
-            if self.program.is_muxd:
-                with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.door)), timeout=5) as client:
-                    text += client.get("http://muxd/v1/status").text
-        return text
+        status = self._asked(STATUS).decode(errors="replace") if self.program.is_muxd else ""
+        return self.log + status
 
     def connect(self) -> socket.socket:
         """A connection as who operates it has one."""
         if isinstance(self.door, tuple):
             return socket.create_connection(self.door, 5)
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(5)
-        client.connect(str(self.door))
+        try:
+            # Not settimeout: a connect that does not block fails at once where many others connect.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 5, 0))
+            client.connect(str(self.door))
+            client.settimeout(5)
+        except OSError:
+            client.close()
+            raise
         return client
 
 
-ALL_PROCESSES = b"<?xml version='1.0'?><methodCall><methodName>supervisor.getAllProcessInfo</methodName></methodCall>"
+STATUS = b"GET /v1/status HTTP/1.1\r\nHost: muxd\r\nConnection: close\r\n\r\n"
+
+_CALL = b"<?xml version='1.0'?><methodCall><methodName>supervisor.getAllProcessInfo</methodName></methodCall>"
+ALL_PROCESSES = b"POST /RPC2 HTTP/1.0\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n%b" % (len(_CALL), _CALL)
 
 
 def parent(pid: int) -> int:

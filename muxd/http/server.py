@@ -333,7 +333,7 @@ class _ConnectionLimiter:
         return self._standing(connection).rank >= len(self._limits.reserved) > 0
 
     def admit(self, connection: socket.socket, nursery: trio.Nursery) -> bool:
-        """Start the task that serves the connection, or the one that refuses it; return whether there is one.
+        """Start the task that serves the connection, or refuses it; return False where its peer connects too often.
 
         A connection of a peer that connects too often, or beyond the refused ones that may linger, is closed at once:
         that takes no task and little time, so that other clients do not wait for it.
@@ -355,7 +355,6 @@ class _ConnectionLimiter:
             nursery.start_soon(self._run, connection, self._turn_away)
         else:
             _close_at_once(connection)
-            return False
         return True
 
     def _standing(self, connection: socket.socket) -> Standing:
@@ -434,7 +433,7 @@ async def serve_http(
 #: Connections that are accepted in a row before other tasks have their turn: as many as wait in the socket's queue.
 _MOST_IN_A_ROW = 512
 
-#: Where some of them were closed at once, so many times the CPU time that they took is rested, within these seconds: a
+#: Where some of them came too often, so many times the CPU time that they took is rested, within these seconds: a
 #: flood of connections costs 4 % of a core, and who is served comes in with the next turn.
 _REST = 24.0
 _SHORTEST_REST, _LONGEST_REST = 0.05, 0.25

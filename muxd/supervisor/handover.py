@@ -99,7 +99,9 @@ class Handover:
     def leave(self) -> None:
         """End this muxd, and leave all that it runs; `prepare` has returned."""
         assert self._is_prepared
-        log.info("leaving workers and proxy as they are%s", ", and going on as a new muxd" * self.is_upgrade)
+        state_dir = self._context.workers.config.daemon.state_dir
+        to = "and going on as a new muxd" if self.is_upgrade else f"to the next muxd with this state_dir: {state_dir}"
+        log.info("leaving workers and proxy as they are, %s", to)
         self._context.journal.record("handover", upgrade=self.is_upgrade)
         self.has_left = True
         self._leave()

@@ -92,11 +92,13 @@ def test_when_the_proxy_is_killed_only_what_it_had_in_hand_is_lost(start: Callab
     with Load(muxd.url, "alpha") as load:
         for _ in range(TIMES):
             load.until_answered(time.monotonic())
-            proxy = muxd.status()["proxy"]["pid"]
+            proxy = eventually(lambda: muxd.status()["proxy"]["pid"], "there is a proxy")
             deaths.append(killed(proxy))
             took.append(load.until_answered(deaths[-1]))
             eventually(lambda proxy=proxy: muxd.status()["proxy"]["pid"] not in (None, proxy), "there is another")
             eventually(lambda: muxd.status("alpha")["leases"] == 1, "which has the lease")
+            muxd.kill()
+            muxd.start_again()  # for which the next death is the first one: there is no back-off yet
     in_hand = [each for each in load.lost() if any(each.began <= death <= each.ended for death in deaths)]
     lost = [each for each in load.lost() if each not in in_hand]
     told = [each for each in load.asked if each.end.startswith("told")]
