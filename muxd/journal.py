@@ -3,6 +3,7 @@
 muxd has one journal of events, for `muxctl events`, and one of requests that have ended.
 """
 
+import pwd
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -73,7 +74,10 @@ class Journal:
         return iter(self._entries)
 
     def record(self, kind: str, **facts: Any) -> None:
+        """Add an entry; one that is `by` a user has that user's number, too."""
         self._last += 1
+        if by := facts.get("by"):
+            facts["uid"] = _uid_of(by)
         entry = {"id": self._last, "time": time.time(), "type": kind, **facts}
         self._entries.append(entry)
         if self._sink is not None:
@@ -127,3 +131,11 @@ class Journal:
             follower.missed += 1
         except trio.BrokenResourceError:
             del self._followers[channel]
+
+
+def _uid_of(user: str) -> int | None:
+    """Return the number of the user with this name, or whose name is unknown and who is told by it."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return int(user) if user.isdecimal() else None

@@ -109,12 +109,11 @@ async def test_a_change_of_a_state_tells_how_long_the_last_one_was(autojump_cloc
 
 async def test_who_gave_an_order_is_in_its_event(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
-        muxd.service.order("a", Verb.START, by="alice").close()
+        muxd.service.order("a", Verb.START, by="root").close()
+        muxd.service.order("a", Verb.START, by="54321").close()  # nobody is called so
         muxd.service.switch("b").close()
-        assert [(event["order"], event["by"]) for event in await events(muxd, "operator")] == [
-            ("start", "alice"),
-            ("switch", None),
-        ]
+        told = [(event["order"], event["by"], event.get("uid")) for event in await events(muxd, "operator")]
+        assert told == [("start", "root", 0), ("start", "54321", 54321), ("switch", None, None)]
         await muxd.until("a", "ready")
         (switch, *_) = muxd.service.recent_switches(ALL, inf)
         assert switch["cause"] == "order"
