@@ -124,6 +124,7 @@ def test_muxd_is_killed_while_it_starts(muxd: Muxd) -> None:
     assert muxd.ask("beta")
 
 
+@pytest.mark.thorough
 def test_a_switch_waits_for_streams_that_began_under_an_earlier_muxd(muxd: Muxd) -> None:
     streams = Streams(muxd, "alpha", 2, 300)
     muxd.kill()
@@ -132,6 +133,7 @@ def test_a_switch_waits_for_streams_that_began_under_an_earlier_muxd(muxd: Muxd)
     assert streams.join() == ["data: [DONE]"] * 2
 
 
+@pytest.mark.thorough
 def test_what_was_on_its_way_is_ended_and_what_was_not_is_kept(start: Callable[..., Muxd]) -> None:
     muxd = start(two_models(alpha='faults = ["hang-on=release"]'))
     muxd.ask("alpha")

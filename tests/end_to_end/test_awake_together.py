@@ -91,6 +91,7 @@ def test_what_a_stranger_holds_is_named_and_kept_clear_of_until_it_leaves(start)
     assert muxd.ask("huge")
 
 
+@pytest.mark.thorough
 def test_models_that_any_gpu_will_do_for_are_spread_and_shown_where_they_are(start):
     text = models(large=(28, 11), huge=(58, 11), small=(18, 11)) + 'gpus = "auto:2"\n'  # of the last table
     text = text.replace('engine = "simulator"\n', 'engine = "simulator"\ngpus = "auto"\n')

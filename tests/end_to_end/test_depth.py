@@ -31,6 +31,7 @@ def levels(muxd) -> dict[str, int | None]:
     return {name: muxd.status(name)["level"] for name in ("alpha", "beta")}
 
 
+@pytest.mark.thorough
 def test_two_whose_weights_fit_share_the_room_of_their_caches_in_turn(start):
     muxd = start(models(alpha=(20, 40), beta=(15, 40)))
     texts = {name: muxd.ask(name) for name in ("alpha", "beta")}

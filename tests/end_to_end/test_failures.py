@@ -132,6 +132,7 @@ def test_a_call_under_way_is_in_the_state_file_before_it_is_answered(start):
     assert muxd.ask("beta")
 
 
+@pytest.mark.thorough
 def test_a_managed_proxy_that_dies_is_replaced_and_no_connection_is_refused(start):
     muxd = start()
     muxd.ask("alpha")

@@ -57,6 +57,7 @@ def _status_of(control: httpx.Client) -> int | None:
         return None  # it was connected to the muxd that has just ended
 
 
+@pytest.mark.thorough
 def test_an_upgrade_waits_for_what_loads_and_requests_wait_for_the_next_muxd(start: Callable[..., Muxd]) -> None:
     muxd = start(two_models(alpha='faults = ["load-time=2"]'))
     texts: list[str] = []

@@ -111,6 +111,7 @@ def test_the_logs_of_all_are_one_stream(start):
         assert any('"beta stdout"' in line for line in lines.iter_lines())
 
 
+@pytest.mark.thorough
 def test_the_logs_of_a_time_outlive_a_killed_muxd_that_takes_its_models_over(start):
     muxd = start()
     muxd.ask("alpha")

@@ -162,6 +162,7 @@ def test_all_models_sleep_for_a_while_across_a_restart_of_muxd_and_then_come_bac
     assert muxd.muxctl("yield", "--end").returncode == 3
 
 
+@pytest.mark.thorough
 def test_a_yield_ends_by_itself(start):
     muxd = start()
     muxd.ask("alpha")

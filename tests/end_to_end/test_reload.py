@@ -4,6 +4,8 @@ import os
 import signal
 from collections.abc import Callable
 
+import pytest
+
 from .muxd import Muxd, chat_body, eventually
 
 GAMMA = """
@@ -49,6 +51,7 @@ def test_a_new_model_is_served_and_the_old_ones_are_not_touched(start: Callable[
     assert muxd.ask("org/gamma").startswith("org/gamma")
 
 
+@pytest.mark.thorough
 def test_a_removed_model_is_gone_and_its_name_free(start: Callable[..., Muxd]) -> None:
     muxd = start()
     muxd.ask("alpha")

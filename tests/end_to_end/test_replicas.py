@@ -157,6 +157,7 @@ memory = {{ weights = "28GiB", kv = "20GiB" }}
 """
 
 
+@pytest.mark.thorough
 def test_replicas_come_to_whatever_gpus_have_room_and_are_found_there_by_the_next_muxd(tmp_path):
     def places() -> dict[str, list[int]]:
         return {name: worker["gpus"] for name, worker in workers(muxd).items() if worker["state"] == "ready"}

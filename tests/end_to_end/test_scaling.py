@@ -133,6 +133,7 @@ def test_more_than_memory_has_room_for_are_refused_with_how_many_fit_and_who_is_
     assert replicas(muxd, "fixed")["ready"] == 2
 
 
+@pytest.mark.thorough
 def test_two_replicas_are_packed_on_one_gpu_and_leave_it_together(muxd):
     muxctl(muxd, "scale", "packed", "2")
     assert replicas(muxd, "packed")["ready"] == 2

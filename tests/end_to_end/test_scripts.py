@@ -87,6 +87,7 @@ def test_a_stop_ends_the_server_by_itself_whatever_is_around_it(start, tmp_path)
     assert (tmp_path / "beta.ended").read_text() == "0\n", "not killed"
 
 
+@pytest.mark.thorough
 def test_an_interrupt_at_the_terminal_ends_who_is_awake_and_who_sleeps(start, tmp_path):
     muxd = once_loaded(start(*two(tmp_path, SHAPES["no exec"])))
     muxd.process.send_signal(signal.SIGINT)

@@ -80,6 +80,7 @@ def two_gpus(folder: Path, first: str = "0", second: str = "1") -> str:
     return models + '[models.gamma]\nengine = "simulator"\ngpus = [0, 1]\n'
 
 
+@pytest.mark.thorough
 def test_until_a_script_was_seen_it_has_every_gpu_and_then_those_that_it_uses(start, tmp_path):
     muxd = start(models=two_gpus(tmp_path))
     assert [muxd.status(name)["gpus"] for name in ("alpha", "beta")] == [[0, 1], [0, 1]]

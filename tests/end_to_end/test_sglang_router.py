@@ -156,6 +156,7 @@ def pids(muxd: Muxd) -> dict[str, int]:
     return {name: worker["pid"] for name, worker in workers(muxd).items()}
 
 
+@pytest.mark.thorough
 def test_a_reload_starts_and_ends_those_workers_alone_that_it_changes_and_no_request_is_lost(tmp_path):
     def all_ready(count: int) -> bool:
         return [worker["state"] for worker in workers(muxd).values()] == ["ready"] * count
@@ -204,6 +205,7 @@ def ask_until(muxd: Muxd, over: Event, text: str) -> int:
     return count
 
 
+@pytest.mark.thorough
 def test_the_policy_manual_keeps_a_clients_key_with_one_replica(tmp_path):
     def answered() -> tuple[int, int]:
         return answered_by(muxd, 0), answered_by(muxd, 1)

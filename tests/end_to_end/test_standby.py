@@ -4,6 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from .conftest import QUICK
 from .muxd import Muxd, eventually
 
@@ -52,6 +54,7 @@ def test_servers_wait_at_their_gates_in_the_background_and_start_from_there(star
     assert "Gated launch waiting for activation" in muxd.muxctl("logs", "alpha").stdout
 
 
+@pytest.mark.thorough
 def test_the_next_muxd_finds_a_waiting_server_and_one_that_is_stopped_there_costs_its_probe_timeout(start):
     muxd = start(MODELS)
     until_at_gate(muxd, "alpha", "beta")

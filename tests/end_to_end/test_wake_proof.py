@@ -48,6 +48,7 @@ def test_no_client_gets_a_wrong_answer_and_after_two_wrong_wakes_it_sleeps_other
     assert muxd.ask("alpha") == loaded
 
 
+@pytest.mark.thorough
 def test_a_single_wrong_wake_costs_one_cold_start(start: Callable[..., Muxd], tmp_path) -> None:
     muxd = start(faulty(f'"wake-wrong,once={tmp_path}/marker"'))
     text = muxd.ask("alpha")
