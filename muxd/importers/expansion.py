@@ -60,6 +60,7 @@ class ScriptVariables:
     assigned: dict[str, Place] = field(default_factory=dict)  # by the script itself
     _is_lost: bool = False  # any variable may have been set
     _lasting: set[str] = field(default_factory=set)  # variables that a function may set at any time
+    _exports_all: bool = False  # what is set from here on is exported, as after `set -a`
     _is_sure: bool = True  # bash comes here, whatever it finds
 
     def _look_into(self, substitution: Node) -> None:
@@ -80,6 +81,7 @@ class ScriptVariables:
 
     def _set_variable(self, name: str, value: Value, place: Place, *, appends: bool = False) -> None:
         self.assigned[name] = place
+        self.exported |= {name} if self._exports_all else set()
         old = self.variables.get(name, "") if appends else ""
         if isinstance(old, str) and isinstance(value, str):
             value = _joined(old, value) or ""
@@ -186,6 +188,7 @@ class ScriptVariables:
             default = _one(self._expand_text(word.encode(), start, nodes, quoted=quoted, splits=False))
             self.variables[name] = default if self._is_sure else Hole()
             self.assigned.setdefault(name, Place(self.file, 0))
+            self.exported |= {name} if self._exports_all else set()
         made = self._expand_text(word.encode(), start, nodes, quoted=quoted, splits=splits)
         return made if word or not quoted else [""]
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -254,7 +255,7 @@ class PlainReader(ScriptVariables):
 
     def _below(self, source: str | Node, variables: dict[str, Value]) -> PlainReader:
         """Follow what a shell below this one does, which changes no variable here."""
-        inner = PlainReader(self.file, variables, self.folder, Hole(), None, type(self.exported)(self.exported))
+        inner = PlainReader(self.file, variables, self.folder, Hole(), None, set(self.exported))
         inner._prefixed, inner._depth, inner._evaluated = self._prefixed, self._depth, self._evaluated
         inner._is_sure, inner._is_lost = self._is_sure, self._is_lost
         inner.read(source)
@@ -336,9 +337,13 @@ class PlainReader(ScriptVariables):
         for name, given, is_more in declared:
             if given is not None:
                 self._set_variable(name, given, place, appends=is_more)
-            if set(options) & set("inlu") and name in self.variables:
+            if program != "export" and set(options) & set("inlu") and name in self.variables:
                 self.variables[name] = Hole()
-            if program == "export" or "x" in options:
+            if "n" in options if program == "export" else re.search(r"\+\w*x", options):
+                self.exported.discard(name)
+                if not self._is_sure:
+                    self.variables[name] = Hole()
+            elif program == "export" or "x" in options:
                 self.exported.add(name)
 
     def _set(self, program: str, words: Sequence[Word]) -> None:
@@ -349,12 +354,6 @@ class PlainReader(ScriptVariables):
             self.arguments = list(words[1:])
         elif not all(isinstance(word, str) and _OPTION.fullmatch(word) for word in words):
             self.arguments = None
-        if any(word == "allexport" or (isinstance(word, str) and re.match("-[a-z]*a", word)) for word in words):
-            self.exported = _All()
-
-
-class _All(set[str]):
-    """After `set -a` all that is set is exported."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
+        for sign, word in pairwise(["-", *words]):
+            if word == "allexport" or (isinstance(word, str) and re.match("[-+][a-z]*a", word)):
+                self._exports_all = "+" not in f"{sign}{word}"

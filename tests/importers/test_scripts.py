@@ -258,6 +258,31 @@ def test_the_port_is_read_as_bash_gives_it_or_not_at_all(read, bash, text):
     assert str(found.port) in ("0", flag(server.argv, ("--port",)))
 
 
+#: What is set is the server's only where it is exported.
+EXPORTS = [
+    "export CUDA_VISIBLE_DEVICES=1\ndeclare +x CUDA_VISIBLE_DEVICES",
+    "export CUDA_VISIBLE_DEVICES=1\nexport -n CUDA_VISIBLE_DEVICES",
+    "declare -x CUDA_VISIBLE_DEVICES=1",
+    "set -a; PORT=1; set +a; CUDA_VISIBLE_DEVICES=2",
+    "set -o allexport; PORT=1; set +o allexport; CUDA_VISIBLE_DEVICES=2",
+    "CUDA_VISIBLE_DEVICES=2; set -a",
+    "set -a; CUDA_VISIBLE_DEVICES=2; set +a",
+    "set -ea; CUDA_VISIBLE_DEVICES=2",
+    "set -o allexport; CUDA_VISIBLE_DEVICES=2; set +o allexport",
+    "set -a; : ${CUDA_VISIBLE_DEVICES:=2}",
+    "set -a\nCUDA_VISIBLE_DEVICES=2\nbash -c '{}'",
+    "set -a\nbash -c 'CUDA_VISIBLE_DEVICES=2; {}'",
+]
+
+
+@pytest.mark.parametrize("text", EXPORTS)
+def test_gpus_are_those_of_what_bash_exports(read, bash, text):
+    whole = f"{text}\n{{}}".replace("{}", f"{SERVE} --model a --port 30000")
+    found = read(whole)
+    server, *_ = bash.run(write(bash, whole))
+    assert found.gpus == (server.environ.get("CUDA_VISIBLE_DEVICES", "0"),)
+
+
 def test_an_address_at_which_muxd_does_not_ask_is_told(read):
     (problem,) = read(f"{SERVE} --model a --port 1 --host 10.0.0.5").problems
     assert problem.text == "its server listens on 10.0.0.5 alone, and muxd asks on 127.0.0.1; write --host 127.0.0.1"
