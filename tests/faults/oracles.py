@@ -103,6 +103,7 @@ def judged(muxd: Muxd) -> Iterator[Witness]:
     thread = threading.Thread(target=witness.watch)
     thread.start()
     try:
+        eventually(lambda: witness.waits, "it has its connection, and its first answer")
         yield witness
     finally:
         witness.end()
