@@ -30,7 +30,7 @@ configuration that muxd start would find, or from --log-dir."""
 EXAMPLES = {
     "muxctl logs qwen": "the last 100 lines",
     "muxctl logs qwen -f": "and what comes from now on",
-    "muxctl logs -t --since 10min": "of all, of the last ten minutes, with times",
+    "muxctl logs -t --since 10min": "all of ten minutes, with times",
     "muxctl logs qwen --since 18:00 --until 18:05": "what it said then",
     "muxctl logs qwen -n 1000 --stream stderr": "more, of one stream",
     "muxctl logs muxd": "what muxd itself had to say",
