@@ -55,6 +55,8 @@ class ConsoleRoutes:
         """Answer one request, as the handler of serve_http; raises MuxdError."""
         writer.lines = SAFETY
         parts = [unquote(part) for part in request.raw_path.split("/")][1:]
+        if not parts:  # "*", which no page asks for
+            raise RouteNotFound("there is nothing here: the console is at /ui/")
         if parts in ([""], ["ui"]):
             await writer.send_json(303, {}, [(b"location", b"/ui/")])
         elif parts[0] != "ui":
@@ -110,7 +112,7 @@ class ConsoleRoutes:
             case ["reload"]:
                 _take(request, "POST")
                 self._access.require(request, Level.ADMIN)
-                dry_run = bool(request.json().get("dry_run"))
+                dry_run = bool(_object_of(request).get("dry_run"))
                 await writer.send_json(200, await self._control.ask("POST", "/v1/reload", {"dry_run": dry_run}))
             case ["requests", id, "cancel"]:
                 _take(request, "POST")
@@ -128,7 +130,7 @@ class ConsoleRoutes:
                 _take(request, "POST")
                 self._access.require(request, Level.ADMIN)
                 target = f"/v1/models/{_quoted('/'.join(name))}/{verb}"
-                body = request.json() | {"wait": False}
+                body = _object_of(request) | {"wait": False}
                 await writer.send_json(202, await self._control.ask("POST", target, body))
             case ["models", *name] if name:
                 _take(request, "GET")
@@ -169,9 +171,9 @@ class ConsoleRoutes:
 
     async def _chat(self, request: Request, writer: ResponseWriter) -> None:
         """Pass one chat of "Try it" on to the proxy, with the key that the viewer wrote there, and its answer back."""
-        headers = {"content-type": _JSON}
+        headers = {b"content-type": _JSON.encode()}
         if key := request.header(b"x-api-key"):
-            headers["authorization"] = f"Bearer {key.decode('latin-1')}"
+            headers[b"authorization"] = b"Bearer " + key
         url = f"{self._proxy()}/v1/chat/completions"
         try:
             async with (
@@ -211,9 +213,17 @@ def _take(request: Request, method: str) -> None:
         raise MethodNotAllowed(f"{request.path[:256]} takes {method}, not {request.method}", allowed=[method])
 
 
-def _text_of(request: Request, name: str) -> str:
+def _object_of(request: Request) -> dict[str, Any]:
+    """Return the body, {} where it is empty; raises BadRequest where it is no JSON object."""
     body = request.json()
-    value = body.get(name) if isinstance(body, dict) else None
+    if not isinstance(body, dict):
+        raise BadRequest("the body is no JSON object")
+    return body
+
+
+def _text_of(request: Request, name: str) -> str:
+    """Return a text of the body; raises BadRequest where there is none."""
+    value = _object_of(request).get(name)
     if not isinstance(value, str) or not value:
         raise BadRequest(f'the body has no {name}; send {{"{name}": "..."}}')
     return value
@@ -229,12 +239,13 @@ async def _send_cookie(writer: ResponseWriter, value: Any, cookie: str) -> None:
 
 def _options(request: Request) -> list[str]:
     """Return the words of `muxctl keys add` for a new key."""
-    body = request.json()
+    body = _object_of(request)
     words = []
     for name in ("models", "requests_per_minute", "priority", "expires"):
         value = body.get(name)
         if value not in (None, "", []):
-            words.append(f"--{name.replace('_', '-')}={','.join(value) if isinstance(value, list) else value}")
+            told = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words.append(f"--{name.replace('_', '-')}={_word(told)}")
     return [_key_name(_text_of(request, "name")), *words]
 
 
@@ -242,7 +253,14 @@ def _key_name(name: str) -> str:
     """Return a name that muxctl cannot take for an option; raises BadRequest."""
     if name.startswith("-"):
         raise BadRequest(f"{name[:100]} is not a key's name: it begins with -")
-    return name
+    return _word(name)
+
+
+def _word(text: str) -> str:
+    """Return what a program can be given as a word; raises BadRequest for a NUL, which ends one."""
+    if "\0" in text:
+        raise BadRequest("a NUL character is in no name and in no option of a key")
+    return text
 
 
 def _muxctl_keys(socket: Any, words: list[str]) -> Any:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 
 import httpx
@@ -139,16 +140,41 @@ def test_a_chat_goes_through_the_proxy(console):
     assert "gamma" in refused.json()["error"]["message"]
 
 
-def test_a_console_that_is_killed_is_back_and_muxd_goes_on(console):
-    def pid():
-        return next(
-            (pid for pid, line in console.muxd.processes().items() if " ui --config" in line and " -m muxd " in line), 0
-        )
+@pytest.mark.parametrize("path", ["models/alpha/switch", "reload", "keys/add", "login"])
+@pytest.mark.parametrize("body", [[1], "words", 1])
+def test_a_body_that_is_no_object_is_refused(console, path, body):
+    console.log_in()
+    answer = console.post(path, body)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "the body is no JSON object")
 
-    before = pid()
+
+@pytest.mark.parametrize("body", [{"name": "a\0b"}, {"name": "ann", "expires": "1d\0"}, {"name": "ann", "models": [1]}])
+def test_words_that_no_key_can_have_are_refused(console, body):
+    console.log_in()
+    assert console.post("keys/add", body).status_code == 400
+
+
+def test_what_no_page_sends_ends_nobodys_console(console):
+    before = _pid(console)
+    chat = {"model": "alpha", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    headers = httpx.Headers(OWN | {"x-api-key": "schl\xfcssel"}, encoding="latin-1")
+    assert console.http.post("/ui/api/chat", json=chat, headers=headers).status_code == 200
+    with socket.create_connection(("127.0.0.1", console.http.base_url.port)) as stranger:
+        stranger.sendall(b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert stranger.recv(65536).startswith(b"HTTP/1.1 404 ")
+    assert _pid(console) == before
+
+
+def _pid(console):
+    lines = console.muxd.processes().items()
+    return next((pid for pid, line in lines if " ui --config" in line and " -m muxd " in line), 0)
+
+
+def test_a_console_that_is_killed_is_back_and_muxd_goes_on(console):
+    before = _pid(console)
     assert before
     os.kill(before, signal.SIGKILL)
-    eventually(lambda: pid() not in (0, before) and console.is_up(), "the console is back")
+    eventually(lambda: _pid(console) not in (0, before) and console.is_up(), "the console is back")
     console.muxd.ask("alpha")
 
 
