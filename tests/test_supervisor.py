@@ -235,15 +235,19 @@ async def test_names_are_resolved_and_a_wrong_one_names_the_nearest(autojump_clo
             muxd.service.resolve("qwem")
 
 
-async def test_a_log_is_a_models_by_any_of_its_names_or_the_proxys_or_told_where_it_is(autojump_clock, tmp_path):
+async def test_a_log_is_a_models_by_any_of_its_names_or_muxds_or_told_where_it_is(autojump_clock, tmp_path):
     async with one_supervisor(tmp_path, a_model("a")) as muxd:
-        files, lost = muxd.service.log_of("org/a")
-        assert (files["stderr"].name, lost) == ("a.stderr.log", None)
-        for name, who in (("muxd", "muxd writes its own log to its stderr"), ("proxy", "the proxy is a service")):
-            with pytest.raises(ModelNotFound, match=f"{who}.*: see its unit's journal"):
+        for name, file in (("org/a", "a.stderr.log"), ("muxd", "muxd.stderr.log")):
+            files, lost = muxd.service.log_of(name)
+            assert (files["stderr"].name, lost) == (file, None)
+        for name, what in (
+            ("proxy", "the proxy is a service of its own: see its unit's journal"),
+            ("router", "no model has a router"),
+            ("ui", "there is no console"),
+            ("b", "no model b"),
+        ):
+            with pytest.raises(ModelNotFound, match=what):
                 muxd.service.log_of(name)
-        with pytest.raises(ModelNotFound, match="no model b"):
-            muxd.service.log_of("b")
 
 
 async def test_what_the_disk_refuses_of_a_proxys_log_is_told_as_a_workers_is(autojump_clock, tmp_path, caplog):
