@@ -131,7 +131,7 @@ def _sweep(options: Namespace) -> int:
 
 
 def _router(options: Namespace) -> int:
-    from .check.routers import refuse_args
+    from .engines.routers.installed_parser import refuse_args
     from .importers.router_flags import RouterCommand
 
     added = RouterCommand.of(options.flags)

@@ -5,6 +5,7 @@ carries what the supervisor takes over at the same moment.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +22,7 @@ from muxd.config.sources import Source, read_sources
 from muxd.config.written import written_since
 from muxd.core.events import Reconfigured
 from muxd.engines.gpu_source import are_pretend
+from muxd.engines.routers.installed_parser import refuse_new_routers
 from muxd.errors import ConfigError, NeedsRestart, ShuttingDown, in_words
 from muxd.launchers.observed_scripts import completed
 from muxd.members import by_worker, default_group, spec_of
@@ -187,6 +189,7 @@ async def read_again(reread: Reread, running: Config) -> Reload:
             f"{keys} cannot be changed while muxd runs: restart muxd, or take the change back; nothing was changed",
             keys=list(plan.needs_restart),
         )
+    await in_thread(partial(refuse_new_routers, wanted.models, running.models, os.environ), abandon_on_cancel=True)
     warnings = await in_thread(partial(writable_by_others, wanted), abandon_on_cancel=True)
     if running.keys and not wanted.keys:
         warnings.insert(0, f"no API key is left: anybody who reaches the proxy may use the models; {_SHUT}")

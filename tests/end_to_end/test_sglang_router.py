@@ -188,6 +188,27 @@ def test_a_reload_starts_and_ends_those_workers_alone_that_it_changes_and_no_req
     assert all(asked)
 
 
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ('args = ["--nonsense", "1"]', "does not take router.args: it knows no --nonsense"),
+        ('python = "/bin/false"', "pair: router.python: /bin/false: "),
+    ],
+)
+def test_a_reload_whose_router_could_not_start_is_refused_and_the_one_that_serves_stays(muxd, added, said):
+    muxd.ask("pair")
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    before, text = pids(muxd), muxd.config.read_text()
+    muxd.config.write_text(text.replace('{ policy = "round_robin" }', f'{{ policy = "round_robin", {added} }}', 1))
+    refused = muxd.control("POST", "/v1/reload", {})
+    muxd.config.write_text(text)
+    assert refused.status_code == 400
+    assert said in refused.json()["error"]["message"]
+    assert "; nothing was changed" in refused.json()["error"]["message"]
+    assert muxd.ask("pair")
+    assert pids(muxd) == before
+
+
 def plan_of_replicas(muxd: Muxd, old: str, new: str, gpus: str, new_gpus: str) -> list[str]:
     text = muxd.config.read_text()
     muxd.config.write_text(text.replace(f"gpus = {gpus}", f"gpus = {new_gpus}", 1))
