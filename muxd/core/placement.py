@@ -487,11 +487,30 @@ class Placement:
         reason = f"{what}, and {fit} of {count} fit on GPU {', '.join(gpus)}"
         return Impossible("model_too_large", reason, "ask for fewer replicas, or give it more GPUs")
 
+    def too_few_places(self, group: Group) -> str:
+        """Return why strangers leave no places for all replicas of a group to which any GPUs will do; else "".
+
+        Such a group has no GPUs of which a lack could be told: it keeps those that were last thought of.
+        """
+        strangers, spec = self._host.strangers, group.serving[0].spec
+        is_free = len(group.serving) > 1 and spec.any_of and not group.is_placed and group.state in OFF
+        if not (strangers and is_free) or self.has_places(group, frozenset()):
+            return ""
+        each = "all" if spec.share == WHOLE else f"{spec.share / GIB:.1f} GiB"
+        room = self._host.ledger.capacity
+        taken = (
+            f"GPU {gpu} has {room.get(gpu, 0) / GIB:.1f} GiB for it: {strangers[gpu]}" for gpu in in_order(strangers)
+        )
+        what = f"each replica needs {each} of {spec.any_of} GPU{'s' if spec.any_of > 1 else ''}"
+        return f"cannot be loaded now: {what}, and they do not all fit; {', '.join(taken)}; end that, or wait"
+
     def crowded_out(self, group: Group) -> str:
         """Return why strangers, or a smaller budget, leave no room for a group that is not on its GPUs; else "".
 
         A group without a process that its GPUs can never hold is none of these: see `never_loads`.
         """
+        if few := self.too_few_places(group):
+            return few
         is_asleep, strangers = group.state is WorkerState.ASLEEP, self._host.strangers
         coming = claiming(group) if is_asleep or (strangers and group.state in OFF) else ()
         needs: dict[GpuId, int] = {}

@@ -485,7 +485,7 @@ class Scheduler:
             return
         worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
         if was is WorkerState.STANDBY:
-            yield from self.host.move(worker, WorkerState.UNLOADED, f"its process at the gate {reason}")
+            yield from self.host.move(worker, WorkerState.UNLOADED, f"its process at the gate: {reason}")
             worker.standby_failed(failure)
             return
         counts = pending_failure is None or pending_failure.counts
@@ -530,6 +530,8 @@ class Scheduler:
             return self.loans.refusal(loan, group) if loan.terms.refuses else None
         if never := self._placement.never_loads(group):
             return never.code, f"model {group.name} {never}", None
+        if few := self._placement.too_few_places(group):
+            return "gpu_memory_taken", f"model {group.name} {few}", CROWDED_RETRY
         own = group.members if group.state is WorkerState.STUCK else ()
         stuck = [worker for worker in own if worker.state is WorkerState.STUCK]
         in_the_way = self._placement.evictions(group) if self.host.stuck else ()

@@ -202,3 +202,20 @@ def test_those_that_are_packed_come_to_as_few_as_hold_them_and_to_the_fullest():
     book >> LeaseAsked(2, 1, "q")
     taken(book)
     assert [sorted(worker.gpus) for worker in book.group("q").serving] == [["1"], ["0"], ["0"]]
+
+
+@pytest.mark.parametrize("before", ["0", "2"])
+def test_where_strangers_leave_too_few_places_that_is_said_whatever_gpus_were_thought_of(before):
+    sizes = dict.fromkeys("012", 80 * GIB)
+    book = Playbook(spread("q", 2, 2, share=25 * GIB), single("a", gpus=frozenset("1")))
+    book >> GpusMeasured(0, sizes, strangers={before: "python3"}, left={before: 0})
+    for event in (LeaseAsked(1, 1, "a"), WorkerReady(2, "a", "http://a"), LeaseAsked(3, 2, "q")):  # which waits for a's
+        book >> event
+        taken(book)
+    book >> GpusMeasured(5, sizes, strangers=dict.fromkeys("02", "python3"), left={"0": 45 * GIB, "2": 0})
+    (refused,) = (command for command in taken(book) if isinstance(command, FailLease))
+    assert (refused.lease, refused.code) == (2, "gpu_memory_taken")
+    assert refused.message == (
+        "model q cannot be loaded now: each replica needs 25.0 GiB of 2 GPUs, and they do not all fit; "
+        "GPU 0 has 45.0 GiB for it: python3, GPU 2 has 0.0 GiB for it: python3; end that, or wait"
+    )

@@ -125,7 +125,7 @@ def test_one_that_dies_at_its_gate_is_begun_again_later_and_later_and_the_model_
     assert told(book, WorkerExited(10, "a", Failure.EXITED, "exited with status 1")) == []
     assert book.timer is not None
     assert book.timer <= 11.2
-    assert book.worker("a").reason == "its process at the gate exited with status 1"
+    assert book.worker("a").reason == "its process at the gate: exited with status 1"
     assert told(book, TimerFired(book.timer)) == [PrepareStandby("a")]
     told(book, WorkerExited(20, "a"))
     assert 21.9 <= (book.timer or 0) <= 22.3
