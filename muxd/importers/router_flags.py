@@ -103,6 +103,14 @@ def _decode(args: RouterCommand, words: Sequence[str]) -> None:
     args.put((*_OF_MODEL, "decode"), [*args.get((*_OF_MODEL, "decode")), words[0]])
 
 
+def _ca_certificate(args: RouterCommand, words: Sequence[str]) -> None:
+    """Put one more certificate behind the router's own flag, of which only the last one counts."""
+    told = args.get((*_OF_ROUTER, "args"))
+    place = told.index(_CA_PATHS) + 1 if _CA_PATHS in told else len(told)
+    added = words if _CA_PATHS in told else [_CA_PATHS, *words]
+    args.put((*_OF_ROUTER, "args"), [*told[:place], *added, *told[place:]])
+
+
 def _host(args: RouterCommand, words: Sequence[str]) -> None:
     args.listen[0] = words[0]
 
@@ -128,6 +136,8 @@ def _limit(path: KeyPath) -> FlagMeaning:
 
 
 _NONE, _ANY = (0, 0), (0, None)
+_CA_PATHS = "--ca-cert-paths"
+_OF_WORKERS = "it is for the start of workers, which muxd does: write [models.NAME] with model_path and replicas"
 _NO_TLS = "muxd's proxy speaks HTTP; put a server with TLS before it"
 _NO_KEYS = "clients show keys to muxd's proxy: see [[keys]] and `muxctl keys add`"
 _GRPC = "it is for workers of gRPC, and muxd's are of HTTP"
@@ -195,6 +205,7 @@ FLAGS: dict[str, FlagMeaning] = {
     "--disable-health-check": _refused("a server that hangs would never be found", _NONE),
     **dict.fromkeys(("--client-cert-path", "--client-key-path", "--otlp-traces-endpoint"), _passed()),
     "--ca-cert-paths": _passed(_ANY),
+    "--ca-cert-path": FlagMeaning(f"passed on to the router behind `{_CA_PATHS}`, each of them", _ca_certificate),
     "--enable-trace": _passed(_NONE),
     "--rate-limit-tokens-per-second": _refused("rates are those of API keys: see `requests_per_minute` in [[keys]]"),
     **dict.fromkeys(("--api-key", "--jwt-issuer", "--jwt-audience", "--jwt-jwks-uri"), _refused(_NO_KEYS)),
@@ -207,6 +218,9 @@ FLAGS: dict[str, FlagMeaning] = {
     **dict.fromkeys(("--tool-call-parser", "--tokenizer-cache-l0-max-entries"), _refused(_GRPC)),
     **dict.fromkeys(("--tokenizer-cache-enable-l0", "--tokenizer-cache-enable-l1"), _refused(_GRPC, _NONE)),
     "--tokenizer-cache-l1-max-memory": _refused(_GRPC),
+    **dict.fromkeys(("--model", "--tp-size", "--dp-size"), _refused(_OF_WORKERS)),
+    "--grpc-mode": _refused(_OF_WORKERS, _NONE),
+    **dict.fromkeys(("--version", "--version-verbose"), _refused("`muxd --version` and `muxd check` say them", _NONE)),
     "--backend": _refused('another provider is a model of its own: engine = "remote", with urls and api_key_env'),
     "--mcp-config-path": _refused("tools are called by the client"),
     "--history-backend": _refused(_OWN_HISTORY),
@@ -214,7 +228,15 @@ FLAGS: dict[str, FlagMeaning] = {
         (
             *("--oracle-wallet-path", "--oracle-tns-alias", "--oracle-connect-descriptor", "--oracle-username"),
             *("--oracle-password", "--oracle-pool-min", "--oracle-pool-max", "--oracle-pool-timeout-secs"),
-            *("--postgres-db-url", "--postgres-pool-max", "--redis-url", "--redis-pool-max", "--redis-retention-days"),
+            *(
+                "--oracle-dsn",
+                "--oracle-user",
+                "--postgres-db-url",
+                "--postgres-pool-max",
+                "--redis-url",
+                "--redis-pool-max",
+                "--redis-retention-days",
+            ),
         ),
         _refused(_OWN_HISTORY),
     ),

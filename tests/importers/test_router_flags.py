@@ -3,6 +3,7 @@
 import argparse
 import re
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,30 @@ def test_every_flag_of_the_router_has_a_meaning_and_as_many_words():
             assert most is None or flag == "--prefill", flag
         else:
             assert (least, most) == (1, 1), flag
+
+
+def test_every_flag_of_the_routers_readme_has_a_meaning():
+    text = metadata("sglang-router").get_payload()
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
+    of_others = {
+        "--release",
+        "--out",
+        "--features",
+        "--force-reinstall",
+        "--proto",
+        "--tlsv1",
+    }  # cargo, maturin, pip, curl
+    assert {"--worker-urls", "--ca-cert-path", "--oracle-dsn"} <= named
+    assert named - of_others <= set(FLAGS)
+
+
+def test_each_certificate_of_several_is_passed_on(tmp_path):
+    flags = ["--worker-urls", "https://a:1", "--ca-cert-path", "/a.pem", "--dp-aware", "--ca-cert-path", "/b.pem"]
+    args = list(model(tmp_path, *flags).router.args)
+    parser = argparse.ArgumentParser()
+    TheirArgs.add_cli_args(parser)
+    told = parser.parse_args(args)
+    assert (sorted(told.ca_cert_paths), told.dp_aware) == (["/a.pem", "/b.pem"], True)
 
 
 def test_the_document_has_the_table():
