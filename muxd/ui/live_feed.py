@@ -12,6 +12,7 @@ A viewer that does not read is never waited for: beyond BACKLOG messages those a
 place once it reads again.
 """
 
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,6 +37,8 @@ BACKLOG = 256
 
 #: Entries of muxd's events that a snapshot has.
 EVENTS = 200
+
+_NUMBER = re.compile("[0-9]{1,18}")
 
 
 class LiveFeed:
@@ -144,7 +147,7 @@ class LiveFeed:
 
     def _is_seen(self, event: Message, last_id: str) -> bool:
         muxd, _, number = last_id.partition("-")
-        return muxd == f"{self._started:.3f}" and number.isdigit() and event["id"] <= int(number)
+        return muxd == f"{self._started:.3f}" and _NUMBER.fullmatch(number) is not None and event["id"] <= int(number)
 
 
 class _Viewer:

@@ -140,6 +140,8 @@ class ConsoleRoutes:
                 _take(request, "GET")
                 path, level = ASKED[what]
                 self._access.require(request, level)
+                if "follow" in request.query:
+                    raise BadRequest("only logs are followed here; what changes is told at /ui/api/live")
                 query = request.target.partition(b"?")[2].decode("latin-1")
                 await writer.send_json(200, await self._control.ask("GET", f"{path}?{query}" if query else path))
             case _:
@@ -153,6 +155,7 @@ class ConsoleRoutes:
                 told = b": nothing new\n\n"
                 with trio.move_on_after(HEARTBEAT):
                     told = await viewer.messages()
+                self._access.require(request, Level.GUEST)  # a key may have been revoked meanwhile
                 await writer.write(told)
 
     async def _send_log(self, request: Request, writer: ResponseWriter, path: str) -> None:
@@ -161,6 +164,7 @@ class ConsoleRoutes:
         async with self._control.open("GET", f"{path}?{query}") as log:
             await writer.start_stream("text/plain; charset=utf-8")
             async for piece in log.pieces():
+                self._access.require(request, Level.ADMIN)  # a key may have been revoked meanwhile
                 await writer.write(piece)
 
     async def _enter(self, request: Request, writer: ResponseWriter) -> None:

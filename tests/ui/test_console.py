@@ -129,6 +129,21 @@ def test_a_log_is_an_operators(console):
     assert "alpha" in answer.text
 
 
+def test_an_open_log_ends_with_its_session(console):
+    console.log_in()
+    with console.http.stream("GET", "/ui/api/models/alpha/logs?follow=true") as log:
+        assert log.status_code == 200
+        assert console.post("logout").json()["level"] == "none"
+        console.muxd.ask("alpha")
+        with pytest.raises(httpx.RemoteProtocolError):
+            log.read()
+
+
+def test_an_answer_that_never_ends_is_not_waited_for(console):
+    console.log_in()
+    assert console.http.get("/ui/api/requests?follow=true").status_code == 400
+
+
 def test_a_chat_goes_through_the_proxy(console):
     body = {"model": "alpha", "stream": True, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
     with console.http.stream("POST", "/ui/api/chat", json=body, headers=OWN) as answer:

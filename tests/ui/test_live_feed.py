@@ -195,7 +195,9 @@ async def test_a_viewer_that_never_reads_is_dropped_to_a_snapshot(autojump_clock
         assert data["events"][-1]["id"] == BACKLOG + 10
 
 
-@pytest.mark.parametrize("mark", ["", "x", "1000.000-", "1000.000-x", "-5", "9" * 100])
+@pytest.mark.parametrize(
+    "mark", ["", "x", "1000.000-", "1000.000-x", "-5", "9" * 100, "1000.000-\xb2", "1000.000-" + "9" * 5000]
+)
 async def test_a_cursor_that_is_none_gets_everything(autojump_clock, feed, muxd, mark):
     muxd.record("state", model="qwen")
     async with feed.watch():
