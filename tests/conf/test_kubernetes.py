@@ -1,7 +1,4 @@
-"""The manifests of conf/kubernetes: they parse, fit each other, and start muxd as it can be started.
-
-No schema is at hand here: what is tested are the fields that muxd's own facts decide.
-"""
+"""The manifests of conf/kubernetes: Kubernetes takes them, they fit each other, and muxd starts as they start it."""
 
 import re
 from pathlib import Path
@@ -53,6 +50,24 @@ def test_every_object_says_what_it_is_and_none_has_the_name_of_another():
     for each in OBJECTS.values():
         assert each["apiVersion"]
         assert each["metadata"]["namespace"] == "muxd"
+
+
+@pytest.fixture(scope="module")
+def kubernetes_validate():
+    """The schemas of every Kubernetes, strict: a field that it does not have is wrong."""
+    return pytest.importorskip("kubernetes_validate", reason="install the group dev again")
+
+
+@pytest.mark.parametrize("version", ["1.28", "1.37"])
+@pytest.mark.parametrize("key", OBJECTS, ids="-".join)
+def test_every_object_is_as_the_schema_of_kubernetes_has_it(key, version, kubernetes_validate):
+    kubernetes_validate.validate(OBJECTS[key], version, strict=True)
+
+
+def test_the_schema_finds_a_field_that_is_none(kubernetes_validate):
+    spoilt = {**OBJECTS["Service", "muxd"], "spec": {**OBJECTS["Service", "muxd"]["spec"], "selectors": {}}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="selectors"):
+        kubernetes_validate.validate(spoilt, "1.37", strict=True)
 
 
 @pytest.mark.parametrize("name", MUXD)
