@@ -140,8 +140,18 @@ class _Lease:
 class SimulatedHost:
     """A host that does what the core commands, in the time that it took when the journal was written."""
 
-    def __init__(self, settings: Settings, learned: Mapping[str, Learned], before: Scheduler, began: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        learned: Mapping[str, Learned],
+        before: Scheduler,
+        began: float,
+        to_gate: Mapping[str, float] = {},
+    ) -> None:
+        """Begin with what the core `before` knew of its host; `to_gate`: as in Observed."""
         self.outcome = Outcome()
+        self._to_gate = to_gate
+        self._at_gate: dict[str, float] = {}  # when a process in standby comes, or came, to its gate
         self._core = Scheduler(settings.specs, settings.wait_target, keep_turns=settings.keep_turns)
         self._now = began
         self._numbers = count(1)
@@ -242,9 +252,12 @@ class SimulatedHost:
             case core_commands.StartWorker(name):
                 self._answer(name, WorkerState.STARTING, WorkerReady(0.0, name, f"http://{name}"))
             case core_commands.PrepareStandby(name):
-                self._answer(name, WorkerState.STARTING, StandbyPrepared(0.0, name))
+                start = self._core.host.workers[name].cost(WorkerState.STARTING).seconds
+                self._at_gate[name] = self._now + self._to_gate.get(name, start)
+                self._plan(self._at_gate[name], StandbyPrepared(0.0, name))
             case core_commands.ActivateStandby(name):
-                self._answer(name, WorkerState.STARTING, WorkerReady(0.0, name, f"http://{name}"))
+                start = self._core.host.workers[name].comeback_cost(3).seconds
+                self._plan(max(self._now, self._at_gate[name]) + start, WorkerReady(0.0, name, f"http://{name}"))
             case core_commands.WakeWorker(name):
                 self._answer(name, WorkerState.WAKING, WorkerReady(0.0, name, f"http://{name}"))
             case core_commands.SleepWorker(name, level):
@@ -321,7 +334,9 @@ class Observed:
         self.outcome = Outcome()
         self.began = scheduler.host.now
         self._scheduler = scheduler
+        self.to_gate: dict[str, float] = {}  # seconds that a worker's process in standby last took to its gate
         self._deciding: dict[str, float] = {}
+        self._prepared: dict[str, float] = {}  # when such a process was begun
         self._demands: dict[int, _Demand] = {}
         for number, lease in scheduler.host.leases.items():
             demand = self._demands[number] = _Demand(lease.group)
@@ -352,6 +367,8 @@ class Observed:
                 self._report(self._demands.pop(number), time, 0)
             case SwitchAsked():
                 self.switches.append(event)
+            case StandbyPrepared(time, name) if name in self._prepared:
+                self.to_gate[name] = time - self._prepared.pop(name)
         for command in self._scheduler.handle(event):
             match command:
                 case core_commands.GrantLease(number) if number in self._demands:
@@ -359,6 +376,8 @@ class Observed:
                     demand.granted = event.time
                     if demand.since is not None:
                         self.outcome.waits.append((event.time - demand.since, demand.count))
+                case core_commands.PrepareStandby(name):
+                    self._prepared[name] = event.time
                 case core_commands.RecordSwitch(target):
                     self.outcome.switches += 1
                     self._deciding[target] = event.time
@@ -396,7 +415,7 @@ def whatif(path: Path, changes: Sequence[str]) -> int:
         changed = changed.changed(key.strip(), text.strip())
     rows = [HEAD, observed.outcome.row("as it was")]
     for name, each in (("simulated", settings), (", ".join(changes), changed)):
-        host = SimulatedHost(each, observed.learned, scheduler, observed.began)
+        host = SimulatedHost(each, observed.learned, scheduler, observed.began, observed.to_gate)
         rows.append(host.run(observed.works, observed.switches).row(name))
     print("\n".join(_lines(rows)))
     return 0

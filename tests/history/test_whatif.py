@@ -11,6 +11,7 @@ from muxd.core.events import (
     Event,
     LeaseAsked,
     LeaseEnded,
+    StandbyPrepared,
     Started,
     TimerFired,
     WorkerAsleep,
@@ -50,6 +51,19 @@ def test_every_request_is_served_once_and_a_longer_target_makes_fewer_switches_a
     assert long.switches <= short.switches
     assert short.switching > 0
     assert 0 <= short.wait(0.5) <= short.wait(0.95) <= short.wait(1.0)
+
+
+def test_a_process_in_standby_takes_to_its_gate_and_from_there_what_it_took_when_the_journal_was_written():
+    def one() -> Scheduler:
+        return Scheduler([single("a", sleep_level=3, standby=0)])
+
+    observed = Observed(one())
+    for event in (Started(0.0), StandbyPrepared(4.0, "a"), LeaseAsked(9.0, 1, "a"), WorkerReady(11.0, "a", "http://a")):
+        observed.take(event)
+    assert observed.to_gate == {"a": 4.0}
+    for asked, waits in ((1.0, 5.0), (30.0, 2.0)):
+        host = SimulatedHost(observed.settings, observed.learned, one(), 0.0, observed.to_gate)
+        assert host.run([Work(asked, "a", 1.0, 1)], []).wait(1.0) == pytest.approx(waits)
 
 
 def test_one_model_alone_is_loaded_once_and_nobody_waits_after_that():
