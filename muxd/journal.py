@@ -87,16 +87,16 @@ class Journal:
                 self._send(channel, follower, entry)
 
     def read(self, after: int | None, *, follow: bool, wanted: EntryFilter = ALL) -> trio.MemoryReceiveChannel[Entry]:
-        """Return a channel of the kept entries with ids above `after` (None: of no old entries).
+        """Return a channel of the kept entries with ids above `after` (None: of no old ones; 0: of all that are kept).
 
         With `follow` the channel goes on with the entries to come; else it closes after the last.  A `gap` entry says
-        how many entries are missing in its place.  Raises BadRequest where no entry has the number `after` yet.
+        how many entries above `after` are missing in its place.  Raises BadRequest where no entry has that number yet.
         """
         if after is not None and after > self._last:
             newest = f"the newest is {self._last}; begin anew with after=0"
             raise BadRequest(f"after={after}: there is no entry {after} yet, {newest}", field="after", last=self._last)
         old = [] if after is None else [e for e in self._entries if e["id"] > after]
-        missed = self._between(after, old[0]["id"]) if old and after is not None else 0
+        missed = self._between(after, old[0]["id"]) if old and after else 0
         old = [entry for entry in old if wanted.matches(entry)]
         if wanted.last is not None:
             missed, old = 0, old[-wanted.last :] if wanted.last else []

@@ -54,6 +54,7 @@ async def test_what_is_no_longer_kept_is_a_gap():
         journal.record("x")
     channel = journal.read(1, follow=False)
     assert await channel.receive() == {"type": "gap", "missed": 2}
+    assert (await journal.read(0, follow=False).receive())["id"] == 4  # all that there are, and nothing is missing
 
 
 async def test_a_reader_that_left_is_forgotten():

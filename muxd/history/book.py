@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -79,8 +79,3 @@ class History:
     def close(self) -> None:
         for journal in self._journals.values():
             journal.close()
-
-
-def newest(entries: Iterable[tuple[str, Entry]]) -> dict[str, int]:
-    """Return the number of the last entry of each journal."""
-    return {name: entry["id"] for name, entry in entries}

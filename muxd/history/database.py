@@ -21,7 +21,7 @@ from muxd.own_files import UNREADABLE, make_way, put_aside
 from muxd.threads import in_thread
 from muxd.ticks import next_tick
 
-from .book import MOST, History, KeptRows, newest
+from .book import MOST, History, KeptRows
 from .series import STEPS, SeriesRow
 from .usage_book import KEPT_DAYS, UsageRow, day_of
 
@@ -39,6 +39,13 @@ _SCHEMA = """
 CREATE TABLE entries (journal TEXT, id INTEGER, body BLOB, PRIMARY KEY (journal, id)) WITHOUT ROWID;
 CREATE TABLE series (slot INTEGER, model TEXT, body BLOB, PRIMARY KEY (slot, model)) WITHOUT ROWID;
 CREATE TABLE usage (day TEXT, key TEXT, model TEXT, body BLOB, PRIMARY KEY (day, key, model)) WITHOUT ROWID;
+"""
+
+#: Delete the entries of a journal before its last so many.
+_FORGET = """
+DELETE FROM entries WHERE journal = ? AND id <= (
+    SELECT id FROM entries WHERE journal = ? ORDER BY id DESC LIMIT 1 OFFSET ?
+)
 """
 
 _values = msgspec.json.Decoder(tuple[float | None, ...])
@@ -164,8 +171,8 @@ def _add(database: sqlite3.Connection, batch: KeptRows, now: float) -> None:
             "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)",
             [(name, entry["id"], encode(entry)) for name, entry in batch.entries],
         )
-        for name, last in newest(batch.entries).items():
-            database.execute("DELETE FROM entries WHERE journal = ? AND id <= ?", (name, last - MOST[name]))
+        for name in {name for name, _ in batch.entries}:  # by their count: each muxd leaves numbers out
+            database.execute(_FORGET, (name, name, MOST[name]))
         database.executemany(
             "INSERT OR REPLACE INTO series VALUES (?, ?, ?)",
             [(slot, model, encode(values)) for slot, model, values in batch.series],

@@ -72,6 +72,16 @@ async def test_only_so_much_is_kept(file, monkeypatch):
     assert [entry["number"] for entry in file.load().events] == list(range(15, 25))
 
 
+async def test_many_restarts_take_nothing_of_it_away(file):
+    for number in range(5):
+        history = file.load()
+        assert [entry["number"] for entry in history.events] == list(range(number))
+        history.events.record("muxd_started", number=number)
+        history.requests.record("request", model="a")
+        await file.write(history)
+    assert len(list(file.load().requests)) == 5
+
+
 @pytest.mark.parametrize(
     "damage",
     [
