@@ -139,6 +139,26 @@ async def test_a_worker_that_dies_in_the_middle_of_its_stream_breaks_that_stream
             await read()
 
 
+@pytest.mark.parametrize("health", [(True, True), (False, True), (False, False)])
+async def test_a_server_of_several_data_parallel_ranks_is_one_to_a_router_that_is_aware_of_them(health):
+    asked = []
+
+    async def answer(request: Request, writer: ResponseWriter) -> None:
+        asked.append(request.method)
+        ranks = [{"id": f"{n}", "url": f"http://a:1@{n}", "is_healthy": healthy} for n, healthy in enumerate(health)]
+        await writer.send_json(200, {"workers": ranks})
+
+    async with open_http() as http, trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(serve_http, answer, [listener])
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        link = EngineClient(http, url, "", lambda _: None, call_timeout=5, probe_timeout=5)
+        known = await SGLangRouter().sync(link, [RoutedServer("http://a:1")])
+        nursery.cancel_scope.cancel()
+    assert known == (("http://a:1",) if any(health) else ())
+    assert asked == ["GET"], "nothing is added or removed"
+
+
 async def test_a_router_that_is_gone_cannot_be_told():
     async with router_bench() as bench:
         gone = await bench.worker("no router")

@@ -6,6 +6,7 @@ afterwards: it asks the worker what it is, and lists it once it has answered.  S
 asked again and again, and what it was asked for is asked for again only where nothing came of it.
 """
 
+import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
@@ -25,6 +26,8 @@ from muxd.engines.wake_proof import ProofAnswer
 
 #: Seconds after which a router that has not carried out a change is asked for it again.
 ASKED_AGAIN = 5.0
+
+_RANK = re.compile(r"@\d+$")
 
 
 class RoutedServer(NamedTuple):
@@ -83,7 +86,12 @@ class WorkerApiRouter:
         urls = tuple(wanted)
         listed = await _workers(link)
         adding = [("POST", "/workers", url) for url in urls if url not in listed]
-        removing = [("DELETE", f"/workers/{worker['id']}", None) for url, worker in listed.items() if url not in urls]
+        removing = [
+            ("DELETE", f"/workers/{worker['id']}", None)
+            for url, ranks in listed.items()
+            if url not in urls
+            for worker in ranks
+        ]
         changes = [*adding, *removing]
         self._asked = {change: since for change, since in self._asked.items() if change in changes}
         for change in changes:
@@ -91,7 +99,8 @@ class WorkerApiRouter:
                 method, path, url = change
                 await link.change(method, path, self._worker(wanted[url]) if url is not None else None)
                 self._asked[change] = trio.current_time()
-        return tuple(url for url, worker in listed.items() if worker.get("is_healthy") is True)
+        healthy = (url for url, ranks in listed.items() if any(rank.get("is_healthy") is True for rank in ranks))
+        return tuple(healthy)
 
     def _worker(self, server: RoutedServer) -> dict[str, str | int]:
         """Return what the router is told of a server."""
@@ -172,11 +181,17 @@ class WorkerApiRouter:
         return diagnosis.of_stranger(program, "a router", "/workers")
 
 
-async def _workers(link: EngineClient) -> dict[str, dict[str, Any]]:
-    """Return what the router says of its workers, by their URLs; raise EngineCallFailed."""
+async def _workers(link: EngineClient) -> dict[str, list[dict[str, Any]]]:
+    """Return what the router says of its workers, by their URLs; raise EngineCallFailed.
+
+    With --dp-aware a server is several workers, one for each data-parallel rank: URL@0, URL@1, ...
+    """
     answer = await link.ask("/workers")
     workers = answer.get("workers") if isinstance(answer, dict) else None
+    found: dict[str, list[dict[str, Any]]] = {}
     try:
-        return {worker["url"]: {**worker, "id": worker["id"]} for worker in workers or ()}
+        for worker in workers or ():
+            found.setdefault(_RANK.sub("", worker["url"]), []).append({**worker, "id": worker["id"]})
     except (KeyError, TypeError):
         raise EngineCallFailed("GET /workers: the answer is no list of workers") from None
+    return found
