@@ -80,8 +80,11 @@ def test_a_free_gpu_is_lent_at_once():
 def test_requests_wait_meanwhile_and_who_waits_comes_before_who_was_there():
     book = lent("a", "b") >> LeaseAsked(30, 2, "b")
     host, switching = book.scheduler.host, book.scheduler.switching
-    said = next_step(host, switching, book.scheduler.idling, book.group("b"), 31)
-    assert said == "waits until its GPU is given back: it is lent"
+    said = [next_step(host, switching, book.scheduler.idling, book.group(name), 31) for name in "ab"]
+    assert said == [
+        "wakes at its next request once its GPU is given back: it is lent",
+        "waits until its GPU is given back: it is lent",
+    ]
     assert book >> LoanEnded(100, 7) << StartWorker("b")
 
 
