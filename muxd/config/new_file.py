@@ -32,8 +32,12 @@ def refuse_if_taken(path: Path, *, force: bool, shows: str = PRINT) -> None:
         )
 
 
-def place(path: Path, text: str, *, force: bool, shows: str = PRINT, mode: int = MODE) -> None:
+def place(
+    path: Path, text: str, *, force: bool, shows: str = PRINT, mode: int = MODE, option: str = "--output FILE"
+) -> None:
     """Write the file, with `mode` and the folders above it; with `force`, replace the target of a symbolic link.
+
+    `option` is what names another place on the command line.
 
     Raise ConfigError where something is there already, CannotWrite for any other error.
     """
@@ -43,7 +47,7 @@ def place(path: Path, text: str, *, force: bool, shows: str = PRINT, mode: int =
     except OSError as error:
         refuse_if_taken(path, force=force, shows=shows)  # a file may have appeared since the first check
         where = shown_file(path)
-        raise CannotWrite(f"{where} cannot be written: {error.strerror}; --output FILE names another place") from None
+        raise CannotWrite(f"{where} cannot be written: {error.strerror}; {option} names another place") from None
 
 
 def _write_atomically(path: Path, content: bytes, *, force: bool, mode: int) -> None:

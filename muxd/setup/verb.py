@@ -37,6 +37,8 @@ def setup(options: Namespace, environ: Mapping[str, str]) -> int:
         raise ConfigError(
             ["muxd setup: --hardened makes muxd a user of its own; with --user it runs as you: leave one of them out"]
         )
+    if options.print and options.remove:
+        raise ConfigError(["muxd setup: --print shows what would be written, --remove writes nothing: leave one out"])
     system = options.root.absolute() == _SYSTEM
     files = _files(options, environ)
     if options.print:
@@ -81,7 +83,7 @@ def _install(options: Namespace, files: Sequence[ServiceFile], *, system: bool) 
         if before == file.text:
             print(f"unchanged {file.path}")
             continue
-        place(file.path, file.text, force=True)
+        place(file.path, file.text, force=True, option="--root DIR")
         print(f"{'wrote' if before is None else 'replaced'} {file.path}")
     if not options.user and not options.hardened and _text(drop_in := _drop_in(options.root)) is not None:
         print(f"left {drop_in}: muxd stays without root; remove that file to give it root again")

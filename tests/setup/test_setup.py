@@ -71,6 +71,17 @@ def test_a_second_run_changes_nothing_and_says_so(setup, tmp_path):
     assert (tmp_path / "root" / UNITS / "muxd.service").stat().st_mtime_ns == before
 
 
+def test_a_removal_is_not_shown(setup, tmp_path):
+    status, said = setup("--remove", "--print")
+    assert (status, said.count("leave one out"), written(tmp_path)) == (2, 1, set())
+
+
+def test_a_place_that_takes_no_files_is_told_with_its_option(setup):
+    status, said = setup(root=Path("/proc/nothing"))
+    assert status == 1
+    assert said.endswith("--root DIR names another place\n")
+
+
 def test_an_older_file_of_its_own_is_replaced(setup, tmp_path):
     setup()
     unit = tmp_path / "root" / UNITS / "muxd.service"
