@@ -103,9 +103,10 @@ class Loans:
         for group in self._on(loan.gpus):
             if group.order is not None and group.order.for_loan:
                 self._orders.take_back(group)
-        back = (name for name in loan.returning if name in self._host.groups)
+        back = (self._host.groups[name] for name in loan.returning if name in self._host.groups)
         preload = self._switching.preload
-        preload += [n for n in back if n not in preload and not self._host.groups[n].stopped_by_operator]
+        returning = (group.name for group in back if not group.stopped_by_operator and not group.is_put_away)
+        preload += [name for name in returning if name not in preload]
 
     def _note_lent(self) -> None:
         self._host.lent = frozenset().union(*(loan.gpus for loan in self._loans.values()))

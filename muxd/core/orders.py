@@ -67,6 +67,7 @@ class Orders:
         if group.order is not None and is_same and not group.order.is_down:
             group.order.tickets.append(ticket)
             group.order.now = group.order.now or now
+            group.order.for_loan = False  # the end of a loan that asked for it first does not take it back
             return
         yield from self.fail(group, "superseded", f"a newer order, {verb} {group.name}, took its place")
         self.set(group, Order(verb, [ticket], now, level, replicas=replicas))

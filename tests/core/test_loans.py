@@ -10,6 +10,7 @@ from muxd.core.commands import (
     FailOrder,
     FailSwitch,
     FinishLoan,
+    FinishOrder,
     GrantLease,
     GrantLoan,
     RecallLoan,
@@ -71,6 +72,14 @@ def test_a_model_finishes_and_sleeps_and_comes_back_when_the_borrower_is_gone():
     book = lent("a", "b")
     assert book.state("a") is WorkerState.ASLEEP
     assert book >> LoanEnded(100, 7) << WakeWorker("a")
+
+
+def test_an_operators_sleep_that_a_loan_has_asked_for_already_outlives_the_loan():
+    book = serving("a") >> lend(20, "0") << RevokeLease(1, "sleep", "GPU 0 is lent", 320)
+    assert book >> OrderGiven(21, 9, "a", Verb.SLEEP, level=2)
+    assert book >> LoanEnded(22, 7)
+    assert book >> LeaseEnded(23, 1) << SleepWorker("a", 2)
+    assert book >> WorkerAsleep(24, "a") << FinishOrder(9, WorkerState.ASLEEP), "and does not come back by itself"
 
 
 def test_a_free_gpu_is_lent_at_once():
