@@ -137,6 +137,7 @@ def _limit(path: KeyPath) -> FlagMeaning:
 
 _NONE, _ANY = (0, 0), (0, None)
 _CA_PATHS = "--ca-cert-paths"
+_HALVES = {"--prefill", "--decode", "--prefill-selector", "--decode-selector"}
 _OF_WORKERS = "it is for the start of workers, which muxd does: write [models.NAME] with model_path and replicas"
 _NO_TLS = "muxd's proxy speaks HTTP; put a server with TLS before it"
 _NO_KEYS = "clients show keys to muxd's proxy: see [[keys]] and `muxctl keys add`"
@@ -279,6 +280,8 @@ class RouterCommand:
                 given[-1][1].append(word)
             else:
                 yield f"{word} belongs to no flag; write --worker-urls before the servers"
+        if ("--pd-disaggregation", []) in given and not _HALVES & {flag for flag, _ in given}:
+            yield "--pd-disaggregation: no server prefills or decodes; give --prefill and --decode, or leave it out"
         for flag, values in given:
             meaning = FLAGS.get(flag)
             if meaning is None:

@@ -119,6 +119,8 @@ def test_what_is_of_the_whole(tmp_path):
         (["--polcy", "x"], "--polcy is no flag of sglang-router; did you mean --policy?"),
         (["--policy"], "--policy takes one value, and has 0"),
         (["--pd-disaggregation", "yes"], "--pd-disaggregation takes no value, and has 1"),
+        (["--pd-disaggregation", "--worker-urls", "http://a:1"], "--pd-disaggregation: no server prefills or "
+         "decodes; give --prefill and --decode, or leave it out"),
         (["--prefill"], "--prefill takes 1 or 2 values, and has 0"),
         (["--port", "x"], "--port: x is not a whole number"),
         (["--selector", "app"], "--selector: app is no label; write name=value"),
