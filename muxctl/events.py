@@ -9,7 +9,7 @@ from muxctl.control_connection import stream
 from muxctl.display.tables import plain
 from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode
 from muxctl.socket_path import find_socket
-from muxctl.times import stamp, when
+from muxctl.times import stamp, time_window
 
 MEANING = """\
 Every change of a model's state, every switch, order and reload, with who did it
@@ -49,9 +49,7 @@ def _count(text: str) -> int:
 
 def run(options: Namespace) -> int:
     wanted = {"model": options.name, "type": options.type, "lines": options.lines}
-    for option in ("since", "until"):
-        if (text := getattr(options, option)) is not None:
-            wanted[option] = when(text, f"--{option}")
+    wanted |= time_window(options.since, options.until)
     query = {"after": 0 if options.after is None else options.after, "follow": int(options.follow)}
     query |= {field: value for field, value in wanted.items() if value is not None}
     for event in stream(find_socket(options.socket), "GET", f"/v1/events?{urlencode(query)}"):

@@ -14,7 +14,7 @@ from muxctl.control_connection import ControlConnection, model_target
 from muxctl.display.tables import plain, visible
 from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode
 from muxctl.socket_path import find_socket
-from muxctl.times import stamp, when
+from muxctl.times import stamp, time_window
 
 if TYPE_CHECKING:
     from muxd.merged_logs import LogWindow
@@ -71,10 +71,7 @@ def _count(text: str) -> int:
 def run(options: Namespace) -> int:
     if options.follow and options.until is not None:
         raise CommandFailed("-f goes on for ever: leave --until out", ExitCode.USAGE)
-    times = {name: getattr(options, name) for name in ("since", "until")}
-    window = {name: when(text, f"--{name}") for name, text in times.items() if text is not None}
-    if len(window) == 2 and window["until"] <= window["since"]:
-        raise CommandFailed("--until is no later than --since: nothing is between them", ExitCode.USAGE)
+    window = time_window(options.since, options.until)
     if options.lines is not None or not window:
         window["lines"] = 100 if options.lines is None else options.lines
     show = _show(options)

@@ -32,6 +32,24 @@ def when(text: str, option: str) -> float:
     return time.time() - _seconds(text, option)
 
 
+def time_window(since: str | None, until: str | None) -> dict[str, float]:
+    """Return what --since and --until mean, of those that are given; raise CommandFailed where nothing is between them.
+
+    A time of day after --since that is yet to come is today's: "--since 18:00 --until 18:05" may be asked at 18:03.
+    """
+    given = {name: when(text, f"--{name}") for name, text in (("since", since), ("until", until)) if text is not None}
+    if since is not None and until is not None and given["until"] <= given["since"]:
+        end = datetime.fromtimestamp(given["until"])
+        if not _is_time_of_day(until) or end.date() == datetime.now().date():
+            raise CommandFailed("--until is no later than --since: nothing is between them", ExitCode.USAGE)
+        given["until"] = (end + timedelta(days=1)).timestamp()
+    return given
+
+
+def _is_time_of_day(text: str) -> bool:
+    return any(_read(text, form) is not None for form in _CLOCKS)
+
+
 def stamp(seconds: float, precision: str = "seconds") -> str:
     """Return a time, in seconds since 1970, as this host's time with its offset; to "seconds" or "milliseconds"."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec=precision)
