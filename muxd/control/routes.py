@@ -231,7 +231,7 @@ class ControlRoutes:
         await relay(exchange, self._service.attend_loan(_number(number)))
 
     async def _borrow(self, request: Request, exchange: ResponseWriter, number: str) -> None:
-        self._service.borrow(_number(number), body_of(request, BorrowerBody).pid)
+        await self._service.borrow(_number(number), body_of(request, BorrowerBody).pid)
         await exchange.send_json(200, {"loan": _number(number)})
 
     async def _end_yields(self, request: Request, exchange: ResponseWriter, _: str) -> None:

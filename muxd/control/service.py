@@ -105,7 +105,7 @@ class ControlService(Protocol):
         """Listen to a loan that was granted; raises LoanNotFound."""
         ...
 
-    def borrow(self, number: int, pid: int) -> None:
+    async def borrow(self, number: int, pid: int) -> None:
         """Say which process group the GPUs of a loan are lent to, by its leader; raises LoanNotFound."""
         ...
 

@@ -113,12 +113,12 @@ class GpuLoans:
             loan.say({"type": "recalled", "loan": number, "reason": "its time is over"})
         return channel
 
-    def borrow(self, number: int, pid: int) -> None:
+    async def borrow(self, number: int, pid: int) -> None:
         """Note whose the GPUs are from now on: the process group that this process leads; raises LoanNotFound."""
         loan = self._of(number)
-        loan.borrower = Borrower.of(pid)
-        self._state.state.loans[str(number)].borrower = loan.borrower
-        self._state.save()
+        borrower = self._state.state.loans[str(number)].borrower = Borrower.of(pid)
+        await self._state.write_ahead()  # the command runs, and is shown, once the next muxd will know of it
+        loan.borrower = borrower
 
     def leave(self, number: int) -> None:
         """End a loan whose asker is gone before there was a borrower."""

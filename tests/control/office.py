@@ -116,7 +116,7 @@ class FakeOffice:
             raise LoanNotFound(f"there is no loan {number}")
         return self.lend(LoanTerms())[1]
 
-    def borrow(self, number: int, pid: int) -> None:
+    async def borrow(self, number: int, pid: int) -> None:
         self.asked.append(("borrow", number, pid))
 
     def leave_loan(self, number: int) -> None:
