@@ -1,6 +1,7 @@
 """What each address of the console answers."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from subprocess import DEVNULL, run
@@ -11,7 +12,7 @@ import httpx
 import trio
 
 from muxd.client import ControlClient
-from muxd.errors import BadRequest, MethodNotAllowed, RouteNotFound, Unreachable
+from muxd.errors import BadRequest, MethodNotAllowed, MuxdError, RouteNotFound, Unreachable
 from muxd.http.request import Request
 from muxd.http.server import ClientGone, ResponseWriter
 from muxd.threads import in_thread
@@ -19,6 +20,8 @@ from muxd.threads import in_thread
 from .access import Access, Level
 from .files import SAFETY, static_files
 from .live_feed import LiveFeed
+
+log = logging.getLogger(__name__)
 
 #: The orders that the page may give, each of which the control socket has.
 VERBS = ("switch", "start", "stop", "restart", "sleep")
@@ -52,7 +55,21 @@ class ConsoleRoutes:
         self._files = static_files()
 
     async def answer(self, request: Request, writer: ResponseWriter) -> None:
-        """Answer one request, as the handler of serve_http; raises MuxdError."""
+        """Answer one request, as the handler of serve_http; raises MuxdError.
+
+        A fault of the console's own costs this request alone, and is in the console's log.
+        """
+        try:
+            await self._answer(request, writer)
+        except (MuxdError, ClientGone):
+            raise
+        except Exception as error:
+            if isinstance(error, ExceptionGroup) and error.split(ClientGone)[1] is None:
+                raise
+            log.exception("a fault of the console at %s %s", request.method, request.path[:256])
+            raise MuxdError("the console failed at this request: its log says why (muxctl logs ui)") from None
+
+    async def _answer(self, request: Request, writer: ResponseWriter) -> None:
         writer.lines = SAFETY
         parts = [unquote(part) for part in request.raw_path.split("/")][1:]
         if not parts:  # "*", which no page asks for
