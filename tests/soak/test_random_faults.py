@@ -151,8 +151,8 @@ def soak(folder: Path, make: type[RandomFaults], disks: dict[str, Any], capsys: 
         texts = {model: muxd.ask(model) for model in MODELS}
         faults = make(muxd, SEED, disks)
         observer = Observer(muxd, faults)
-        watching = threading.Thread(target=observer.watch)
-        asking = threading.Thread(target=lambda: outcomes.extend(crowd.ask_for(MODELS, SECONDS)))
+        watching = threading.Thread(target=observer.watch, daemon=True)  # else a test that fails never ends
+        asking = threading.Thread(target=lambda: outcomes.extend(crowd.ask_for(MODELS, SECONDS)), daemon=True)
         outcomes: list[Outcome] = []
         watching.start()
         asking.start()
