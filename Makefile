@@ -42,8 +42,10 @@ reference: $(READY)
 	$(BIN)/python -m muxd.setup.man_pages conf/man
 	$(BIN)/python -m muxd.importers.coming_from docs/how-to/coming-from.md
 
-# The wheel on every Python from 3.11 on that is here, by pip, uv and pipx.
+# The wheel on every Python from 3.11 on that is here, by pip, uv and pipx; and on that of Debian testing, which is put
+# into a folder of its own (root and Debian; about 400 MB under /var/tmp).
 pythons: $(READY)
+	$(PYTHON) -m tests.pythons.debian_testing || [ $$? -eq 3 ]
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group pythons
 	PATH="$(BIN):$$PATH" $(BIN)/python -m tests.pythons
 

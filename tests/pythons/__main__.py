@@ -1,8 +1,8 @@
 """The wheel on every Python that there is: `python -m tests.pythons` (`make pythons`).
 
 Each CPython from 3.11 on that is found in PATH or among pyenv's gets an environment with the wheel alone, and runs the
-demo in it: two simulated models, a switch, a stop.  So does what pipx and uv make of it, where they are there.  Exit 1
-if any fails.
+demo in it: two simulated models, a switch, a stop.  So does what pipx and uv make of it, where they are there, and the
+Python of Debian testing, where `debian_testing` has been made.  Exit 1 if any fails.
 """
 
 import json
@@ -14,6 +14,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from . import debian_testing
 
 PROJECT = Path(__file__).parents[2]
 OLDEST = (3, 11)
@@ -47,10 +49,15 @@ def quiet(*argv: "str | Path") -> None:
     run(*argv, capture_output=True)
 
 
-def try_with_pip(python: Path, wheel: Path, folder: Path) -> None:
-    quiet(python, "-m", "venv", folder)
-    quiet(folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", wheel)
-    demonstrate(folder / "bin")
+def try_with_pip(python: Path, wheel: Path, folder: Path, *before: str) -> None:
+    """`before`: the words that run a command elsewhere."""
+    quiet(*before, python, "-m", "venv", folder)
+    quiet(*before, folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    demonstrate(folder / "bin", *before)
+
+
+def try_in_debian_testing(python: Path, wheel: Path, folder: Path) -> None:
+    try_with_pip(python, wheel, folder, *debian_testing.entering())
 
 
 def try_with_uv(python: Path, wheel: Path, folder: Path) -> None:
@@ -65,12 +72,12 @@ def try_with_pipx(python: Path, wheel: Path, folder: Path) -> None:
     demonstrate(folder / "bin")
 
 
-def demonstrate(programs: Path) -> None:
+def demonstrate(programs: Path, *before: str) -> None:
     """Run the demo as a user would who has the programs alone, and look at what else they bring."""
-    quiet(programs / "muxctl", "--version")
-    quiet(programs / "muxd", "setup", "--systemd", "--print")
+    quiet(*before, programs / "muxctl", "--version")
+    quiet(*before, programs / "muxd", "setup", "--systemd", "--print")
     python = (programs / "muxd").resolve().parent / "python"
-    run(python, "-P", "-m", "muxd.demo", cwd="/", capture_output=True)
+    run(*before, python, "-P", "-m", "muxd.demo", cwd="/", capture_output=True)
 
 
 def main() -> int:
@@ -84,6 +91,11 @@ def main() -> int:
         for tool, attempt in (("uv", try_with_uv), ("pipx", try_with_pipx)):
             if shutil.which(tool) and found:
                 tries.append((f"Python {found[-1][0]}, {tool}", attempt, found[-1][1]))
+        if debian_testing.is_made():
+            python = Path("/usr/bin/python3")
+            told = subprocess.check_output([*debian_testing.entering(), str(python), "-c", ASK], text=True)
+            version = ".".join(map(str, json.loads(told)[1:]))
+            tries.append((f"Python {version} of Debian testing, pip", try_in_debian_testing, python))
         for number, (title, attempt, python) in enumerate(tries):
             try:
                 attempt(python, wheel, folder / str(number))
