@@ -79,7 +79,7 @@ async def test_nothing_of_a_command_is_left_when_it_is_given_up_or_has_ended(wor
         nursery.start_soon(tree.run, ["sh", "-c", f"{world.sleep} & {world.sleep}"])
         await world.asleep(2)
         nursery.cancel_scope.cancel()
-    assert not world.sleepers()
+    await eventually(lambda: not world.sleepers(), "what was given up is ended")
     await tree.run(["sh", "-c", f"{world.sleep} & exit 0"])
     await eventually(lambda: not world.sleepers(), "what it left in the background is ended")
     assert child.pid in process_table()
