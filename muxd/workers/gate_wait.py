@@ -1,5 +1,7 @@
 """The wait of one server, started before its worker is wanted, at its engine's gate."""
 
+from contextlib import suppress
+
 import trio
 
 from muxd.children import Child
@@ -32,9 +34,15 @@ class GateWait:
         self._ended.set()
 
     def began(self, child: Child) -> None:
-        """Note that the server's shim has been started: the server's processes inherit what it is told now."""
+        """Note that the server's shim has been started: the server's processes inherit what it is told now.
+
+        On a busy machine the shim may have started one of them already.
+        """
         if not self._is_urgent:
             send_to_background(child.shim_pid)
+            with suppress(OSError):
+                for pid in child.pids():
+                    send_to_background(pid)
 
     async def is_reached(self, port: PortOwnership, server: LaunchedServer) -> bool:
         """Say whether the server waits at its gate; nobody else is asked."""
