@@ -192,9 +192,9 @@ class Group:
             members.append(worker)
         self.members = tuple(members)
         self._note_members()
-        self.spread()
+        self._spread()
 
-    def spread(self) -> None:
+    def _spread(self) -> None:
         """Take for now other GPUs for each worker for which any of several will do."""
         for number, worker in enumerate(self.serving):
             gpus, count = in_order(worker.spec.gpus), worker.spec.any_of

@@ -123,10 +123,7 @@ class Placement:
             return group.gpus.isdisjoint(off_limits)
         if len(group.serving) > 1:
             places = self._spread(group, off_limits)
-            if places:
-                group.place_each(places)
-            else:
-                group.spread()  # not where it would have come at some time before
+            group.place_each(places)
             return bool(places)
         worker = group.serving[0]
         key = worker.share, self._host.need(worker), _may_be_on(worker), off_limits
