@@ -423,6 +423,20 @@ class TimerFired:
     time: float
 
 
+#: What changes the state of one worker, if it is in a state that this can change.
+WorkerEvent = (
+    WorkerReady
+    | StandbyPrepared
+    | ActivationFailed
+    | WorkerAsleep
+    | SleepFailed
+    | WakeFailed
+    | WorkerHung
+    | WorkerDied
+    | WorkerExited
+    | WorkerStuck
+)
+
 Event = (
     Started
     | LeaseAsked
@@ -443,17 +457,8 @@ Event = (
     | GpusMeasured
     | HostRamLimited
     | WeightsSeen
-    | WorkerReady
-    | StandbyPrepared
-    | ActivationFailed
-    | WorkerAsleep
+    | WorkerEvent
     | WorkerDrained
-    | SleepFailed
-    | WakeFailed
-    | WorkerHung
-    | WorkerDied
-    | WorkerExited
-    | WorkerStuck
     | RouterSynced
     | ShutdownAsked
     | HandoverAsked

@@ -355,7 +355,7 @@ class Orders:
 
     def _is_kept_out(self, worker: Worker) -> bool:
         """Say whether a replica that is to serve waits for nothing but room."""
-        return worker.may_come(self.host.now) and not self._placement.with_room([worker], frozenset())
+        return worker.may_come(self.host.now) and not self._placement.with_room([worker], self.host.lent)
 
     def _put_to_sleep(self, group: Group, order: Order) -> Iterator[Command]:
         if group.state is WorkerState.BACKOFF and not group.wanted:

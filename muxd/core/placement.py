@@ -245,14 +245,17 @@ class Placement:
     def lack_of_room(self, group: Group, wanted: int) -> str:
         """Return who has the memory of those of a group's replicas that are not on their GPUs, as users are told."""
         missing: dict[GpuId, int] = {}
+        lent: frozenset[GpuId] = frozenset()
         for worker in group.serving:
+            if not self._host.ledger.is_awake(worker.name):
+                lent |= self._host.lent & (worker.spec.gpus if self._spreading.may_move(worker) else worker.gpus)
             if self._spreading.may_move(worker):
                 claim = dict.fromkeys(worker.spec.gpus, worker.share)
                 missing |= self._host.ledger.shortfall(worker.name, claim)
             elif not self._host.ledger.is_awake(worker.name):
                 missing |= self._host.ledger.shortfall(worker.name, worker.gpu_claim)
-        said = []
-        for gpu in in_order(missing):
+        said = [f"GPU {gpu} is lent" for gpu in in_order(lent)]
+        for gpu in in_order(missing.keys() - lent):
             holders = [name for name in self._host.ledger.holders([gpu]) if self._host.ledger.is_loaded(name)]
             states = (f"{name} ({self._host.workers[name].state.replace('_', ' ')})" for name in holders)
             said.append(f"GPU {gpu} has no room: {' and '.join(states) or 'strangers'}")

@@ -6,8 +6,8 @@ has (`HostState.tend_spare`); it sleeps as a model does, so that it is back as s
 
 More replicas come once the load has asked for them for a while, where there is room: nobody leaves for them, unlike for
 the first one, which comes by a switch.  Fewer stay once they would have done for a longer while, by a load that is
-well below what would bring the last one back.  A group that may have none is put to sleep as a whole; what is asked of
-it then waits, as for any model, and brings it back with as many as at first.
+well below what would bring the last one back.  A group that may have none, and is not held, is put to sleep as a whole;
+what is asked of it then waits, as for any model, and brings it back with as many as at first.
 """
 
 from collections.abc import Iterator
@@ -214,8 +214,9 @@ def _load(group: Group) -> int:
 
 
 def _enough(group: Group, scaling: Scaling) -> int:
-    """Return how many replicas would do for the load, with some to spare; 0: none is needed."""
-    return max(scaling.least, ceil(_load(group) / (scaling.load * EASE)))
+    """Return how many replicas would do for the load, with some to spare; 0: none is needed, nor held."""
+    least = group.least if group.is_pinned else scaling.least
+    return max(least, ceil(_load(group) / (scaling.load * EASE)))
 
 
 def _waits_since(group: Group) -> float:

@@ -60,6 +60,7 @@ from .events import (
     WorkerAsleep,
     WorkerDied,
     WorkerDrained,
+    WorkerEvent,
     WorkerExited,
     WorkerHung,
     WorkerMeasured,
@@ -80,20 +81,6 @@ from .standby import Standbys
 from .states import AT_REST, DOWN, UP, WorkerState
 from .switching import OperatorSwitch, Switching
 from .worker import PendingFailure, Worker
-
-WorkerEvent = (
-    WorkerReady
-    | StandbyPrepared
-    | ActivationFailed
-    | WorkerAsleep
-    | SleepFailed
-    | WakeFailed
-    | WorkerHung
-    | WorkerDied
-    | WorkerExited
-    | WorkerStuck
-)
-
 
 #: States of a worker that has processes and of which nobody has asked to end them.
 LIVING = UP | {WorkerState.DRAINING, WorkerState.FALLING_ASLEEP}
@@ -390,7 +377,7 @@ class Scheduler:
         if wanted == 0:
             yield RecordScale(group.name, size if group.state is WorkerState.READY else 0, 0, ordered)
         elif wanted > size:
-            coming = self._placement.with_room(spares, frozenset())
+            coming = self._placement.with_room(spares, self.host.lent)
             yield from self.host.enlist(group, coming[: wanted - size], ordered)
             if group.stays_up:
                 yield from self.host.complete(group)
@@ -401,7 +388,7 @@ class Scheduler:
         """Return why there is no room for so many replicas of the group, and for how many there is; else ""."""
         there = [worker for worker in group.enlisted if self.host.ledger.is_awake(worker.name)]
         others = [worker for worker in group.enlisted if worker not in there]
-        fit = len(there) + len(self._placement.with_room([*others, *spares], frozenset()))
+        fit = len(there) + len(self._placement.with_room([*others, *spares], self.host.lent))
         if fit >= wanted:
             return ""
         lacks = self._placement.lack_of_room(group, wanted)

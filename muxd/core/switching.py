@@ -114,6 +114,7 @@ class Switching:
 
     def settle(self) -> Iterator[Command]:
         """Bring running switches forward, then begin those whose time has come."""
+        yield from self._keep_held_replicas()
         self._finish()
         for switch in list(self.running):
             yield from self._forward(switch)
@@ -193,6 +194,17 @@ class Switching:
         ]
 
     # Running switches
+
+    def _keep_held_replicas(self) -> Iterator[Command]:
+        """Let replicas serve again that drain for another group, and whose own one is held since."""
+        for switch in [switch for switch in self.running if switch.spared and not switch.begun]:
+            kept: dict[str, list[Worker]] = {}
+            for worker in self._spared(switch):
+                if worker.is_spare and worker.state is WorkerState.DRAINING and not worker.retired:
+                    kept.setdefault(worker.group, []).append(worker)
+            for group, workers in ((self.host.groups[name], workers) for name, workers in kept.items()):
+                if group.is_fixed and group.is_pinned:
+                    yield from self.host.enlist(group, workers, f"{group.name} is held")
 
     def _finish(self) -> None:
         """Forget the switches that are over: the target is ready or has failed, or what is in its way is stuck."""

@@ -25,6 +25,7 @@ from muxd.core.commands import (
     PrepareStandby,
     RecallLoan,
     ReconfigureWorker,
+    RecordScale,
     RemoveWorker,
     ReportCycle,
     RestoreLease,
@@ -48,6 +49,7 @@ from muxd.core.events import (
     RouterSynced,
     StandbyPrepared,
     Started,
+    Verb,
     WorkerAsleep,
     WorkerDrained,
     WorkerExited,
@@ -163,7 +165,8 @@ class Oracle:
                 had = self.holds[worker]
                 assert had == LOADED or (had in (0, 1) and had < level), f"release of {worker} to {level}, from {had}"
                 assert self.scheduler.host.workers[worker].can_sleep_at(level)
-                self._must_be_ordered_if_pinned(worker)
+                if not self.scheduler.host.workers[worker].is_spare:
+                    self._must_be_ordered_if_pinned(worker)
                 self._must_be_alone(worker)
                 assert self._may_leave(worker), f"release of {worker} while leases {self._out(worker)} are out"
                 self.holds[worker] = level
@@ -218,6 +221,8 @@ class Oracle:
                 self.asked_loans.discard(number)
             case PersistHold(group, until):
                 (self.held.discard if until is None else self.held.add)(group)
+            case RecordScale(group, before, after, reason) if after < before:
+                self._must_not_give_way_if_pinned(group, reason)
             case SyncRouter(group):
                 assert self.holds[f"{group}/router"] == LOADED
             case FinishOrder(_, state):
@@ -276,7 +281,14 @@ class Oracle:
         host = self.scheduler.host
         group = host.groups[host.workers[worker].group]
         is_pinned = group.spec.pinned or group.name in self.held
-        assert not is_pinned or group.order is not None, f"{group.name} is pinned, and sleeps for another one"
+        by_itself = group.order is None or group.order.verb is Verb.UNLOAD
+        assert not (is_pinned and by_itself), f"{group.name} is pinned, and sleeps for another one, or by itself"
+
+    def _must_not_give_way_if_pinned(self, name: str, reason: str) -> None:
+        """See that replicas of a pinned group leave for lack of load alone, or by an order, and not all of them."""
+        group = self.scheduler.host.groups[name]
+        if group.spec.pinned or name in self.held:
+            assert "gives way" not in reason, f"{name} is pinned, and {reason}"
 
     def _note_place(self, worker: str, gpus: tuple[str, ...]) -> None:
         """See that a worker to which any GPUs will do is told as many as it needs of those that it may have."""

@@ -612,6 +612,16 @@ def test_no_order_of_events_breaks_what_must_hold_and_every_wait_ends(name, star
         world.must_come_to_rest()
 
 
+def test_a_held_group_may_have_fewer_replicas_for_lack_of_load():
+    world = World(0, WORLDS["spread"])
+    world.rng = random.Random(1427)  # holds w, which has two replicas, of which one will do
+    world.pass_time(0.0)
+    world.hold()
+    assert world.book.oracle.held == {"w"}
+    world.must_come_to_rest()
+    assert [len(world.book.group("w").enlisted), len(world.book.group("w").spares)] == [1, 1]
+
+
 class SlowScheduler(Scheduler):
     """Decides anew after every event, and remembers nothing that it found before."""
 

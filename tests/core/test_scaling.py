@@ -1,14 +1,18 @@
 """How many replicas serve: by load, with hysteresis and room, and by an operator's order; each step has its reason."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
 from muxd.core.commands import (
     DrainWorker,
+    FailLease,
     FailOrder,
     FinishOrder,
+    FinishSwitch,
     GrantLease,
+    PersistHold,
     PersistStopped,
     RecordScale,
     RevokeLease,
@@ -22,8 +26,11 @@ from muxd.core.events import (
     AdoptedWorker,
     DemandReported,
     GpusMeasured,
+    HoldAsked,
+    HoldEnded,
     LeaseAsked,
     LeaseEnded,
+    LoanAsked,
     OrderGiven,
     Reconfigured,
     RouterSynced,
@@ -37,7 +44,7 @@ from muxd.core.events import (
     WorkerExited,
     WorkerReady,
 )
-from muxd.core.spec import Scaling
+from muxd.core.spec import LoanTerms, Scaling
 from muxd.core.states import WorkerState
 
 from .playbook import Playbook, replicas, single
@@ -47,6 +54,9 @@ GPUS = tuple(frozenset({gpu}) for gpu in "012")
 
 #: Four requests for each replica; up after 3 s, down after 60.
 RULE = Scaling(least=0, load=4, queue_wait=5, up_after=3, down_after=60)
+
+#: What a model is told that does not fit beside the group while that is held.
+HELD = "model b cannot be loaded: q is held by an operator, and b does not fit beside it; `muxctl unhold q` makes room"
 
 LOAD = "9 requests run or wait, 4 are for each replica"
 
@@ -238,6 +248,22 @@ def test_a_request_that_comes_while_it_drains_to_none_calls_that_off():
     assert book.state("q") is WorkerState.READY
 
 
+def test_a_held_group_is_let_have_fewer_for_lack_of_load_but_never_none_until_it_is_held_no_more():
+    book = (
+        two() >> DemandReported(40, 1, 0)
+        >> HoldAsked(50, 9, "q") << PersistHold("q", inf) << FinishSwitch(9, "http://q")
+        >> TimerFired(100) << RecordScale("q", 2, 1, "1 would have done for 60 s") << SyncRouter("q", (ZERO,))
+        >> RouterSynced(101, "q", (ZERO,)) << SleepWorker("q/1", 2)
+        >> WorkerAsleep(102, "q/1")
+    )  # fmt: skip
+    assert book.timer is None, "nothing more is to come of it"
+    assert book >> HoldEnded(500, "q") << PersistHold("q", None)
+    assert book.timer == 560
+    why = "nothing was asked of it for 60 s"
+    book = book >> TimerFired(560) << RecordScale("q", 1, 0, why)
+    assert book << RevokeLease(1, "unload", f"q is scaled to 0: {why}", 860)
+
+
 def test_at_least_so_many_stay():
     rule = Scaling(least=2, load=4, queue_wait=5, up_after=3, down_after=60)
     book = pool(scaling=rule)
@@ -292,6 +318,14 @@ def test_more_than_fit_are_refused_with_how_many_do_and_who_is_there():
         >> scale(20, 3) << FailOrder(9, "no_room", refusal)
         >> scale(21, 2) << RecordScale("q", 1, 2, "an operator ordered it") << StartWorker("q/2")
     )  # fmt: skip
+
+
+def test_an_operators_scale_brings_nobody_to_gpus_that_are_lent():
+    refusal = "2 of 3 replicas of q fit now; there is no room for 3: GPU 2 is lent; ask for fewer, or make room"
+    book = pool() >> GpusMeasured(11, {"0": 80, "1": 80, "2": 80}) >> LoanAsked(12, 5, LoanTerms(frozenset({"2"})))
+    book.pending.clear()
+    assert book >> scale(20, 3) << FailOrder(9, "no_room", refusal)
+    assert book >> scale(21, 2) << RecordScale("q", 1, 2, "an operator ordered it") << StartWorker("q/1")
 
 
 def test_replicas_on_one_gpu_fit_by_their_sizes():
@@ -388,6 +422,21 @@ def test_a_model_that_needs_the_gpu_of_one_replica_takes_that_alone():
     )  # fmt: skip
     assert book
     assert book.state("q") is WorkerState.READY, "the other one serves on, and its leases are as good as before"
+
+
+def test_a_hold_keeps_the_replicas_that_drain_for_another_model_and_calls_its_switch_off():
+    book = (
+        two_of_which_one_would_do(single("b", gpus=GPUS[1]))
+        >> DemandReported(40, 1, 0)
+        >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
+        << SyncRouter("q", (ZERO,))
+        >> HoldAsked(51, 9, "q") << PersistHold("q", inf) << FailLease(2, "pinned_in_the_way", HELD, None)
+        << FinishSwitch(9, "http://q")
+        << RecordScale("q", 1, 2, "q is held") << SyncRouter("q", (ZERO, ONE))
+    )  # fmt: skip
+    assert book
+    assert not book.scheduler.switching.running
+    assert all(worker.state is WorkerState.READY for worker in book.group("q").enlisted)
 
 
 def test_it_is_back_once_the_other_model_has_left_and_the_load_asks_for_it():
