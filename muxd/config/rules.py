@@ -353,7 +353,7 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
     if model.standby and (why := _why_no_standby(model, has_gate=has_gate, is_held=is_held)):
         yield ("standby",), f"{why}, or write standby = false"
     if model.router is not None:
-        yield from router_findings(model.router, environ, are_ours=kind.capabilities.uses_gpus)
+        yield from router_findings(model.router, environ)
     for path, text in kind.findings(model, environ):
         if written.anywhere(model.name, path[0]) or not written.has_unknown_key(model.name):
             yield path, text

@@ -266,10 +266,10 @@ class EngineClient:
             raise EngineCallFailed(f"POST {path}: {got.status}")
         return first
 
-    async def change(self, method: str, path: str, body: Any = None) -> None:
+    async def change(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request that changes what a server knows, but nothing that it holds: it may be sent again.
 
-        Raise EngineCallFailed unless the server answers 2xx within probe_timeout.
+        Return the JSON of the answer; raise EngineCallFailed unless the server answers 2xx with some in probe_timeout.
         """
         try:
             answer = await self._request(method, path, self._auth, self.probe_timeout, body)
@@ -281,6 +281,10 @@ class EngineClient:
             raise EngineCallFailed(f"{method} {path}: {_why(error)}") from None
         if answer.status // 100 != 2:
             raise EngineCallFailed(f"{method} {path}: {answer.status} {quote(answer.text)}")
+        try:
+            return answer.json()
+        except _Odd as error:
+            raise EngineCallFailed(f"{method} {path}: {error}") from None
 
     async def page(self, path: str, most: int) -> bytes | None:
         """Send a GET and return the body as it was sent, at most `most` bytes; None where the route is unknown (404).

@@ -31,6 +31,7 @@ class Flags:
     is_embedding: bool
     enable_lora: bool  # every adapter that a client can name exists then
     tp_size: int
+    dp_size: int
     context_length: int
     gated_launch_port: int | None
     import_time: float
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     sglang.add_argument("--enable-lora", action="store_true")
     sglang.add_argument("--lora-paths", nargs="*")
     sglang.add_argument("--tp-size", "--tensor-parallel-size", "--tp", type=_positive, default=1)
+    sglang.add_argument("--dp-size", "--data-parallel-size", "--dp", type=_positive, default=1)
     sglang.add_argument("--context-length", type=_positive, default=32768)
     _add_own(parser.add_argument_group("the simulator's own"))
     return parser

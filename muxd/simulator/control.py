@@ -148,6 +148,7 @@ class _Probes:
             "host": flags.host,
             "port": flags.port,
             "tp_size": flags.tp_size,
+            "dp_size": flags.dp_size,
             "context_length": flags.context_length,
             "enable_memory_saver": flags.enable_memory_saver,
             "enable_weights_cpu_backup": flags.enable_weights_cpu_backup,

@@ -41,18 +41,9 @@ def test_a_flag_that_is_muxds_own_names_its_key(report):
 
 
 def test_flags_that_the_router_knows_are_fine(report):
-    status, told = faults(report, ["--eviction-interval", "60", "--cb-failure-threshold=3", "--enable-trace"])
+    flags = ["--eviction-interval", "60", "--cb-failure-threshold=3", "--enable-trace", "--dp-aware"]
+    status, told = faults(report, flags)
     assert (status, told) == (0, [])
-
-
-def test_ranks_are_for_servers_that_always_run(report):
-    status, (text,) = faults(report, ["--dp-aware"])
-    assert status == 2
-    assert "--dp-aware is for servers that always run" in text
-    status, lines = report(
-        '[models.far]\nengine = "remote"\nurls = ["http://127.0.0.1:1"]\nrouter = { args = ["--dp-aware"] }\n'
-    )
-    assert not [text for mark, _, text in lines if mark == "WRONG" and "--dp-aware" in text]
 
 
 def test_the_command_line_of_the_router_is_refused_before_anything_starts(tmp_path):

@@ -35,7 +35,8 @@ simulation = {{ {quick} }}
 class Far:
     """A simulated server that no muxd has started."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *flags: str) -> None:
+        self._flags = flags
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = (folder / f"{name}-{self.port}.log").open("ab")
@@ -44,7 +45,7 @@ class Far:
     def start(self) -> None:
         argv = [sys.executable, "-m", "muxd.simulator", "--port", str(self.port), "--model-path", "far"]
         self.process = subprocess.Popen(
-            [*argv, "--load-time", "0.1", "--pace", "0.02"], stdout=self._log, stderr=self._log
+            [*argv, "--load-time", "0.1", "--pace", "0.02", *self._flags], stdout=self._log, stderr=self._log
         )
 
     def stop(self) -> None:
@@ -160,6 +161,38 @@ def test_servers_behind_unix_sockets_are_added_and_removed_at_run_time_with_the_
             return (one.chats(), two.chats()) == (before[0], before[1] + 4)
 
         eventually(only_the_second_answers, "the one that was removed gets nothing more")
+        assert muxd.status("far")["pid"] == router
+
+
+@pytest.mark.thorough
+def test_a_server_of_several_data_parallel_ranks_is_removed_with_the_same_router_also_by_another_muxd(tmp_path, start):
+    with contextlib.ExitStack() as stack:
+        one, two = (Far(tmp_path, name, "--dp-size", "2") for name in ("one", "two"))
+        for server in (one, two):
+            stack.callback(server.close)
+        table = REMOTE.replace('"round_robin"', '"round_robin", args = ["--dp-aware"]')
+        both = json.dumps([one.url, two.url])
+        muxd = start(table.format(urls=both, quick=QUICK))
+        text = muxd.ask("far")
+        eventually(lambda: muxd.ask("far") == text and one.chats() and two.chats(), "both answer")
+        router, written = muxd.status("far")["pid"], muxd.config.read_text()
+
+        def serve(*servers: Far) -> None:
+            muxd.config.write_text(written.replace(both, json.dumps([each.url for each in servers])))
+            assert muxd.control("POST", "/v1/reload").status_code == 200
+
+        def answers_alone(server: Far, other: Far) -> bool:
+            before = server.chats(), other.chats()
+            assert {muxd.ask("far") for _ in range(4)} == {text}
+            return (server.chats(), other.chats()) == (before[0] + 4, before[1])
+
+        serve(two)
+        eventually(lambda: answers_alone(two, one), "the one that was removed gets nothing more")
+        serve(one, two)
+        eventually(lambda: muxd.ask("far") == text and not answers_alone(two, one), "the one that was added answers")
+        assert muxd.muxctl("upgrade").returncode == 0
+        serve(one)
+        eventually(lambda: answers_alone(one, two), "what an earlier muxd has added is removed")
         assert muxd.status("far")["pid"] == router
 
 

@@ -244,3 +244,33 @@ def test_the_policy_manual_keeps_a_clients_key_with_one_replica(tmp_path):
         eventually(lambda: all_ready(muxd), "both replicas are ready")
         eventually(lambda: muxd.ask("pair") and min(answered()), "the router knows both")
         assert {ask_with(f"key {number}") for number in range(12)} == {(0, 4), (4, 0)}
+
+
+RANKS = f"""\
+[defaults]
+engine = "simulator"
+probe_interval = "300ms"
+simulation = {{ {QUICK} }}
+[models.pair]
+replicas = 2
+gpus = [0, 1, 2, 3]
+args = ["--dp-size", "2"]
+router = {{ policy = "round_robin", args = ["--dp-aware"] }}
+"""
+
+
+@pytest.mark.thorough
+def test_replicas_of_several_data_parallel_ranks_come_and_go_as_others_do(start: Callable[..., Muxd]):
+    muxd = start(RANKS)
+    text = muxd.ask("pair")
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    eventually(lambda: muxd.ask("pair") == text and min(answered_by(muxd, 0), answered_by(muxd, 1)), "both answer")
+    router = workers(muxd)["pair/router"]["pid"]
+    for serving in (1, 2, 1):
+        muxd.muxctl("scale", "pair", str(serving))
+        assert {muxd.ask("pair") for _ in range(4)} == {text}
+    eventually(lambda: workers(muxd)["pair/1"]["state"] == "asleep", "the one that is spare has left the router")
+    assert {muxd.ask("pair") for _ in range(4)} == {text}
+    muxd.muxctl("sleep", "pair")
+    assert muxd.ask("pair") == text
+    assert workers(muxd)["pair/router"]["pid"] == router

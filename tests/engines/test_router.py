@@ -159,6 +159,42 @@ async def test_a_server_of_several_data_parallel_ranks_is_one_to_a_router_that_i
     assert asked == ["GET"], "nothing is added or removed"
 
 
+@pytest.mark.parametrize("is_adopted", [False, True])
+async def test_ranks_go_together_by_the_id_of_their_server_which_the_router_does_not_list(is_adopted):
+    """Seen in sglang-router 0.3.2: a DELETE of a rank is accepted, and nothing comes of it."""
+    told: list[tuple[str, str, Any]] = []
+    ranks: list[dict[str, Any]] = []
+
+    async def answer(request: Request, writer: ResponseWriter) -> None:
+        told.append((request.method, request.path, request.json() if request.body else None))
+        if request.method == "POST":
+            known = {"worker_type": "prefill", "bootstrap_port": 8998, "is_healthy": True}
+            ranks[:] = [known | {"id": f"rank {n}", "url": f"http://a:1@{n}"} for n in (0, 1)]
+        elif request.method == "DELETE" and request.path == "/workers/server":
+            ranks.clear()
+        answers = {"workers": ranks} if request.method == "GET" else {"worker_id": "server"}
+        await writer.send_json(200, answers)
+
+    server = RoutedServer("http://a:1", "prefill", 8998)
+    async with open_http() as http, trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(serve_http, answer, [listener])
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        link = EngineClient(http, url, "", lambda _: None, call_timeout=5, probe_timeout=5)
+        router = SGLangRouter()
+        assert await router.sync(link, [server]) == ()
+        assert await router.sync(link, [server]) == ("http://a:1",)
+        router = SGLangRouter() if is_adopted else router
+        told.clear()
+        assert await router.sync(link, []) == ("http://a:1",)
+        assert await router.sync(link, []) == ()
+        nursery.cancel_scope.cancel()
+    body = {"url": "http://a:1", "worker_type": "prefill", "bootstrap_port": 8998}
+    again = [("POST", "/workers", body)] if is_adopted else []
+    asked = [("GET", "/workers", None), *again, ("DELETE", "/workers/server", None), ("GET", "/workers", None)]
+    assert told == asked
+
+
 async def test_a_router_that_is_gone_cannot_be_told():
     async with router_bench() as bench:
         gone = await bench.worker("no router")

@@ -32,21 +32,13 @@ OWNED_FLAGS = {
 }
 
 
-def findings(options: RouterOptions, environ: Mapping[str, str] | None, *, are_ours: bool) -> Iterator[Finding]:
-    """Yield what is wrong with a model's table `router`; without `environ` no interpreter is looked for.
-
-    `are_ours`: its workers are muxd's, and come and go.
-    """
+def findings(options: RouterOptions, environ: Mapping[str, str] | None) -> Iterator[Finding]:
+    """Yield what is wrong with a model's table `router`; without `environ` no interpreter is looked for."""
     for arg in options.args:
         flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
         if owned := owned_flag(flag, OWNED_FLAGS):
             named = f" {owned}" if owned != flag else ""
             yield ("router", "args"), f"{flag} is muxd's own{named}; {OWNED_FLAGS[owned]}"
-    if are_ours and "--dp-aware" in options.args:
-        text = (
-            "leave it out: sglang-router 0.3.2 cannot leave out a worker of several ranks again, as it must for a sleep"
-        )
-        yield ("router", "args"), f"--dp-aware is for servers that always run; {text}"
     if environ is not None and options.python and not shutil.which(options.python, path=environ.get("PATH")):
         text = f"{options.python} is not an executable that can be found"
         yield ("router", "python"), f"{text}; give the path of a python that has sglang-router"

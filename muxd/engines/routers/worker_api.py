@@ -49,7 +49,12 @@ class Router(Engine, Protocol):
         ...
 
 
-_Change = tuple[str, str, str | None]  # method, path, and the worker's URL where it is added
+class _Change(NamedTuple):
+    """What a router is asked for."""
+
+    url: str
+    id: str  # of the worker that it is to leave out; "": all ranks of the server
+    is_added: bool
 
 
 class WorkerApiRouter:
@@ -67,10 +72,11 @@ class WorkerApiRouter:
 
     def __init__(self) -> None:
         self._asked: dict[_Change, float] = {}  # changes that nothing has come of, and when each was last asked for
+        self._ids: dict[str, str] = {}  # by URL: what the router called a server when it was last told of it
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         """Return the command that starts a router with no workers."""
-        self._asked = {}
+        self._asked, self._ids = {}, {}
         chosen = self._choose(model, context)
         return CommandSpec(self._argv(model, context), chosen=chosen)
 
@@ -85,22 +91,36 @@ class WorkerApiRouter:
         wanted = {worker.url: worker for worker in workers}
         urls = tuple(wanted)
         listed = await _workers(link)
-        adding = [("POST", "/workers", url) for url in urls if url not in listed]
-        removing = [
-            ("DELETE", f"/workers/{worker['id']}", None)
-            for url, ranks in listed.items()
-            if url not in urls
-            for worker in ranks
-        ]
-        changes = [*adding, *removing]
+        changes = [_Change(url, "", True) for url in urls if url not in listed]
+        for url, ranks in listed.items():
+            if url not in urls:
+                changes += [_Change(url, id, False) for id in dict.fromkeys(rank["id"] for rank in ranks)]
         self._asked = {change: since for change, since in self._asked.items() if change in changes}
         for change in changes:
             if trio.current_time() - self._asked.get(change, -inf) >= ASKED_AGAIN:
-                method, path, url = change
-                await link.change(method, path, self._worker(wanted[url]) if url is not None else None)
+                server = wanted.get(change.url) or _as_listed(change.url, listed[change.url][0])
+                await self._ask_for(link, change, server)
                 self._asked[change] = trio.current_time()
         healthy = (url for url, ranks in listed.items() if any(rank.get("is_healthy") is True for rank in ranks))
         return tuple(healthy)
+
+    async def _ask_for(self, link: EngineClient, change: _Change, server: RoutedServer) -> None:
+        """Ask the router for one change.
+
+        sglang-router 0.3.2 leaves no single rank out: all ranks of a server go with the id that it gave the server when
+        it was told of it, and which it does not list.  One that an earlier muxd has told is told again, and says it.
+        """
+        if change.is_added or (not change.id and change.url not in self._ids):
+            await self._add(link, server)
+        if not change.is_added:
+            await link.change("DELETE", f"/workers/{change.id or self._ids[change.url]}")
+
+    async def _add(self, link: EngineClient, server: RoutedServer) -> None:
+        answer = await link.change("POST", "/workers", self._worker(server))
+        try:
+            self._ids[server.url] = answer["worker_id"]
+        except (KeyError, TypeError):
+            raise EngineCallFailed("POST /workers: the answer names no worker_id") from None
 
     def _worker(self, server: RoutedServer) -> dict[str, str | int]:
         """Return what the router is told of a server."""
@@ -181,17 +201,24 @@ class WorkerApiRouter:
         return diagnosis.of_stranger(program, "a router", "/workers")
 
 
+def _as_listed(url: str, listed: dict[str, Any]) -> RoutedServer:
+    """Return a server as the router says that it knows it."""
+    half = listed.get("worker_type")
+    return RoutedServer(url, half if half in ("prefill", "decode") else "", listed.get("bootstrap_port") or 0)
+
+
 async def _workers(link: EngineClient) -> dict[str, list[dict[str, Any]]]:
     """Return what the router says of its workers, by their URLs; raise EngineCallFailed.
 
-    With --dp-aware a server is several workers, one for each data-parallel rank: URL@0, URL@1, ...
+    With --dp-aware a server is several workers, one for each data-parallel rank: URL@0, URL@1, ...  Their ids are "".
     """
     answer = await link.ask("/workers")
     workers = answer.get("workers") if isinstance(answer, dict) else None
     found: dict[str, list[dict[str, Any]]] = {}
     try:
         for worker in workers or ():
-            found.setdefault(_RANK.sub("", worker["url"]), []).append({**worker, "id": worker["id"]})
+            url = _RANK.sub("", worker["url"])
+            found.setdefault(url, []).append({**worker, "id": worker["id"] if url == worker["url"] else ""})
     except (KeyError, TypeError):
         raise EngineCallFailed("GET /workers: the answer is no list of workers") from None
     return found
