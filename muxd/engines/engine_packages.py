@@ -70,6 +70,9 @@ class Parser(PARSER):
         raise ValueError("a flag that prints something and ends")
 parser = Parser(prog="PACKAGE")
 ADD
+def check(found):
+    pass
+CHECK
 def without(args, names):
     left, leaving = [], False
     for word in args:
@@ -86,6 +89,7 @@ def complaints(args):
             # Nothing that muxd gives a server is a value without a flag, which vLLM takes for its model.
             stray = [getattr(found, each.dest) for each in parser._actions if not each.option_strings]
             yield from (f"unrecognized arguments: {value}" for value in stray if value is not None)
+            check(found)
             return
         except (ValueError, argparse.ArgumentError) as error:
             yield str(error)
@@ -131,6 +135,7 @@ class EnginePackage:
     imports: str  # lines that import the parser
     parser: str = "argparse.ArgumentParser"  # the class that its flags are read by
     add: str = ""  # a line that adds its flags to `parser`
+    check: str = ""  # lines that define `check(found)`, which raises ValueError for what the parser lets pass
 
     def look(self, path: str, environ: Mapping[str, str]) -> Interpreter:
         """Return the interpreter with the engine that it would import; raise NotInstalled."""
@@ -151,6 +156,7 @@ class EnginePackage:
         """
         program = _PARSE.replace("PARSER", self.parser).replace("PACKAGE", self.name)
         program = program.replace("IMPORTS", self.imports).replace("ADD", self.add)
+        program = program.replace("CHECK", self.check)
         question = json.dumps({name: list(words) for name, words in args.items()}).encode()
         found = self._answer([path, "-c", program], environ, question, LONG_PATIENCE)
         if found is None:

@@ -52,6 +52,8 @@ class LogPattern:
 #: How the last line of a traceback begins; torch puts the rank before it.
 ERROR = r"^(?:\[rank\d+\]: ?)?[\w.]*(?:Error|Exception): (?:Capture cuda graph failed: )?"
 USAGE = r"^[^\n]{0,80}: error: "  # argparse
+UNKNOWN_FLAGS = USAGE + r"unrecognized arguments: (?P<args>.+)$"
+BAD_FLAGS = USAGE + r"(?P<what>(?:argument |ambiguous option: |the following arguments are required: ).+)$"
 _SHELL = r"^[^\n]{0,200}: (?:line )?\d+: "  # bash and dash
 
 #: A remedy for flags that muxd was told and the engine refuses.
@@ -61,13 +63,13 @@ OWN_FLAGS = "correct the model's args or launch script"
 GENERAL_PATTERNS = (
     LogPattern(
         BadFlag,
-        USAGE + r"unrecognized arguments: (?P<args>.+)$",
+        UNKNOWN_FLAGS,
         "the engine does not know {flags}",
         OWN_FLAGS,
     ),
     LogPattern(
         BadFlag,
-        USAGE + r"(?P<what>(?:argument |ambiguous option: |the following arguments are required: ).+)$",
+        BAD_FLAGS,
         "the engine does not take its flags: {what}",
         OWN_FLAGS,
     ),

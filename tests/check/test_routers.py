@@ -21,6 +21,9 @@ def faults(report, args, name="qwen"):
         (["--assignment-mode", "eldest"], "--assignment-mode: eldest is no value of it; there are"),
         (["word"], "word belongs to no flag; remove it, or write its flag first"),
         (["--max-tree-size"], "argument --max-tree-size: expected one argument"),
+        (["--cb-failure-threshold", "0"], "Configuration error: Invalid value for field 'circuit_breaker.failure_thre"),
+        (["--ca-cert-paths", "/no.pem"], "Configuration error: Validation failed: Failed to read CA certificate from"),
+        (["--cb-failure-threshold", "99999999999999"], "out of range integral type conversion attempted"),
     ],
 )
 def test_what_the_router_would_refuse_is_an_error_with_its_line(report, args, said):
@@ -42,6 +45,7 @@ def test_a_flag_that_is_muxds_own_names_its_key(report):
 
 def test_flags_that_the_router_knows_are_fine(report):
     flags = ["--eviction-interval", "60", "--cb-failure-threshold=3", "--enable-trace", "--dp-aware"]
+    flags += ["--prefill-policy", "power_of_two"]
     status, told = faults(report, flags)
     assert (status, told) == (0, [])
 

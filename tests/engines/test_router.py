@@ -15,6 +15,7 @@ from muxd.config.command_lines import Command
 from muxd.config.engine_options import RemoteOptions
 from muxd.config.half_options import HalfOptions
 from muxd.config.router_options import RouterOptions
+from muxd.engines.diagnosis import Evidence
 from muxd.engines.engine import LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
 from muxd.engines.remote.engine import RemoteServers
@@ -193,6 +194,30 @@ async def test_ranks_go_together_by_the_id_of_their_server_which_the_router_does
     again = [("POST", "/workers", body)] if is_adopted else []
     asked = [("GET", "/workers", None), *again, ("DELETE", "/workers/server", None), ("GET", "/workers", None)]
     assert told == asked
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("launch_router.py: error: unrecognized arguments: --nonsense 1", "sglang-router does not know --nonsense"),
+        (
+            "launch_router.py: error: argument --max-idle-secs: invalid int value: 'x'",
+            "sglang-router does not take its flags: argument --max-idle-secs: invalid int value: 'x'",
+        ),
+        (
+            "ValueError: Configuration error: Invalid value for field 'max_tree_size': 0 - Must be > 0",
+            "sglang-router does not take its flags: Invalid value for field 'max_tree_size': 0 - Must be > 0",
+        ),
+        (
+            "OverflowError: can't convert negative int to unsigned",
+            "sglang-router does not take its flags: can't convert negative int to unsigned",
+        ),
+    ],
+)
+def test_a_router_that_ends_for_its_flags_names_the_key_that_has_them(said, told):
+    cause = SGLangRouter().diagnose(Evidence(f"usage: launch_router.py [--host HOST]\n{said}\n", status=2), Model("q"))
+    assert cause is not None
+    assert (cause.code, cause.refused, str(cause)) == ("bad_flag", True, f"{told}; correct router.args")
 
 
 async def test_a_router_that_is_gone_cannot_be_told():

@@ -11,8 +11,8 @@ from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import LaunchContext
 from muxd.engines.engine_client import EngineClient
 from muxd.engines.engine_packages import EnginePackage
-from muxd.engines.log_patterns import GENERAL_PATTERNS
-from muxd.errors import EngineMissing
+from muxd.engines.log_patterns import BAD_FLAGS, GENERAL_PATTERNS, UNKNOWN_FLAGS, LogPattern
+from muxd.errors import BadFlag, EngineMissing
 from muxd.ports import HOST, free_port
 
 from .worker_api import WorkerApiRouter
@@ -23,6 +23,19 @@ PACKAGE = EnginePackage(
     "sglang-router",
     imports="from sglang_router.router_args import RouterArgs",
     add="RouterArgs.add_cli_args(parser)",
+    check="""
+def check(found):
+    from sglang_router.router import Router
+    args = RouterArgs.from_cli_args(found)
+    args.host = "no address"  # 0.3.2 looks at all that it was told, and ends before it starts anything
+    try:
+        Router.from_args(args).start()
+    except (ValueError, OverflowError) as error:
+        if "Incompatible configuration" not in str(error):  # one of the workers, of which it is told later
+            raise ValueError(str(error))
+    except BaseException:
+        pass  # this is no address
+""",
 )
 
 #: Bytes of its metrics page, at most; 20 KB were seen with two workers.
@@ -47,6 +60,20 @@ FLAGS = (
     "--disable-retries",
     *("--request-timeout-secs", str(NO_LIMIT)),
     *("--log-level", "warn"),  # "info" has four lines for each request, which the proxy's access log has already
+)
+
+_OWN_FLAGS = "correct router.args"
+
+_PATTERNS = (
+    LogPattern(BadFlag, UNKNOWN_FLAGS, "sglang-router does not know {flags}", _OWN_FLAGS),
+    LogPattern(BadFlag, BAD_FLAGS, "sglang-router does not take its flags: {what}", _OWN_FLAGS),
+    LogPattern(
+        BadFlag,
+        r"^(?:ValueError: Configuration error: |OverflowError: )(?P<what>[^\n]+)$",
+        "sglang-router does not take its flags: {what}",
+        _OWN_FLAGS,
+    ),
+    *GENERAL_PATTERNS,
 )
 
 _NOT_THERE = re.compile(r"(?:ModuleNotFoundError|ImportError): (?P<why>[^\n]{1,200})")
@@ -79,7 +106,7 @@ class SGLangRouter(WorkerApiRouter):
             remedy = f"run: {python} -m pip install 'muxd[router]'; or name the python of an environment that has it"
             message = f"{python} has no sglang-router that works ({missing['why']})"
             return Diagnosis(EngineMissing.code, message, remedy, refused=evidence.doing is None)
-        known = diagnosis.of_log(evidence, GENERAL_PATTERNS, model, {"engine": "sglang-router"})
+        known = diagnosis.of_log(evidence, _PATTERNS, model, {"engine": "sglang-router"})
         return known or super().diagnose(evidence, model)
 
 
