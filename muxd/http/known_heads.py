@@ -11,7 +11,7 @@ Kept is only a head that arrived whole, in one read with its body, of HTTP/1.1, 
 one Content-Length and no header that changes how the bytes are read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ _MOST_KNOWN = 512  # heads
 _MOST_DIGITS = 10  # of a Content-Length; llhttp takes more
 _LONGEST_ID = 128
 _LENGTH = b"content-length"
-_TRACES = (b"traceparent", b"x-request-id", b"x-b3-traceid", b"x-b3-spanid")  # what gateways add, of each request's own
-_UNUSUAL = frozenset((b"transfer-encoding", b"upgrade", b"expect", b"trailer"))
+TRACES = (b"traceparent", b"x-request-id", b"x-b3-traceid", b"x-b3-spanid")  # what gateways add, of each request's own
+UNUSUAL = frozenset((b"transfer-encoding", b"upgrade", b"expect", b"trailer"))
 _ID_SIGNS = b"-_.:/=+"  # beside letters and digits
 
 
@@ -97,7 +97,7 @@ class KnownHeads:
     def __init__(self, ids: Iterable[bytes] = ()) -> None:
         """Take the names of headers with an id of the request, in lower case."""
         self._ids = frozenset(ids)
-        self._varying = (self._ids | frozenset(_TRACES)) - _UNUSUAL - {_LENGTH, b"host", b"connection"}
+        self._varying = (self._ids | frozenset(TRACES)) - UNUSUAL - {_LENGTH, b"host", b"connection"}
         self._heads: dict[tuple[bytes, ...], KnownHead] = {}
 
     def __len__(self) -> int:
@@ -109,10 +109,10 @@ class KnownHeads:
         names = [name.lower() for name, _ in request.headers]
         if end > LONGEST_KNOWN or request.http_version != "1.1" or not request.keep_alive:
             return None
-        if names.count(_LENGTH) != 1 or not _UNUSUAL.isdisjoint(names):
+        if names.count(_LENGTH) != 1 or not UNUSUAL.isdisjoint(names):
             return None
         indices = [index for index, name in enumerate(names) if name == _LENGTH or name in self._varying]
-        pieces = _around(request.headers, indices, text[:end])
+        pieces = around(request.headers, indices, text[:end], _is_usual)
         if pieces is None:
             return None
         known = self._heads.get(pieces)
@@ -124,15 +124,23 @@ class KnownHeads:
         return known
 
 
-def _around(headers: "Headers", indices: list[int], head: bytes) -> tuple[bytes, ...] | None:
-    """Return the bytes around the values of these headers; None where one is not written as `NAME: VALUE`."""
+def _is_usual(name: bytes, value: bytes) -> bool:
+    return value.isdigit() if name == _LENGTH else _is_id(value) and len(value) <= _LONGEST_ID
+
+
+def around(
+    headers: "Headers", indices: list[int], head: bytes, is_usual: Callable[[bytes, bytes], bool]
+) -> tuple[bytes, ...] | None:
+    """Return the bytes around the values of these headers; None where one is not written as `NAME: VALUE`, or unusual.
+
+    `is_usual` is asked with each name, in lower case, and its value.
+    """
     pieces, begin = [], 0
     for index in indices:
         name, value = headers[index]
         line = b"\r\n%b: %b\r\n" % (name, value)
         at = head.find(line, begin)
-        is_usual = value.isdigit() if name.lower() == _LENGTH else _is_id(value) and len(value) <= _LONGEST_ID
-        if at < 0 or not is_usual:
+        if at < 0 or not is_usual(name.lower(), value):
             return None
         start = at + len(line) - len(value) - 2
         pieces.append(head[begin:start])

@@ -19,6 +19,7 @@ class Embedding(ProxiedRequest):
     held: ClassVar[int] = 0  # bytes of them now
 
     asked = ""  # what the client calls the model
+    takes_whole = False
     _plain = True
     _worker_status = 0  # the status of the worker's response; `_status` stays 0, as the client has no response yet
     _gathered: Collector | None = None

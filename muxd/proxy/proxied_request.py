@@ -47,6 +47,7 @@ from .grant import Grant
 from .leases import ModelLease
 from .requests.routes import WorkerRequest
 from .sockets.context import Downstream
+from .sockets.known_answers import KnownAnswer
 from .sockets.reframing import BodyBuffer, ChunkDecoder, ChunkReencoder
 from .sockets.stream_formats import EVENTS, StreamFormat, kind_of
 from .sockets.upstream import Upstream, UpstreamLoss
@@ -96,6 +97,7 @@ class ProxiedRequest:
     priority = 0
     is_batch = False  # nobody waits for the answer
     replayed = False
+    takes_whole = True  # a response that comes at once needs nothing but to be passed on
     unloads = False  # the client lets go of the model once the response is complete
     fatal_error = b""  # of the worker's engine, in an answer that counts as none; empty: it has none
     _grant: Grant | None = None
@@ -156,8 +158,11 @@ class ProxiedRequest:
             self.priority = priority
         if is_batch:
             self.is_batch = True
+        if ruled:
+            self.takes_whole = False
         if request.http_version == "1.0":
             self._legacy = True
+            self.takes_whole = False
             self._reframer = ChunkDecoder()
         elif to.streams and comments:
             self._comment_interval = pace.comment_interval
@@ -214,6 +219,7 @@ class ProxiedRequest:
         comment = chunk(b": muxd: %b\n\n" % f"model {self._lease.name}: {progress}".encode())
         if not self._headed:
             self._headed = True
+            self.takes_whole = False
             comment = spliced(_STREAM_HEAD, self._own_lines) + comment
         self._send(comment)
 
@@ -312,6 +318,24 @@ class ProxiedRequest:
         return upstream.between_parts(stream)
 
     # Called by the worker's connection
+
+    def on_whole(self, data: bytes, known: KnownAnswer) -> None:
+        """Relay a whole response: what `on_answer`, `on_bytes` and `on_complete` do, with less work."""
+        self._upstream = None
+        self._status = status = known.status
+        tokens = NO_TOKENS
+        usage = self._usage
+        if usage is not None and not known.is_encoded:
+            usage.see(data)
+            tokens = usage.result()
+        if self._lines:
+            data = b"".join((data[: known.line_size], self._lines, data[known.line_size :]))
+        record = self._record
+        record.sent += len(data)
+        self._client.send(data)
+        self._let_go()
+        record.end(status, "ok", tokens=tokens)
+        self._client.answered(record, keep_alive=True)
 
     def on_answer(self, status: int, head: bytes) -> None:
         """Note the format of the response, and choose how it is reframed; `head` is in lower case."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from httptools import HttpParserError, HttpResponseParser
 
 from .connection import Connection
+from .known_answers import KnownAnswer, known_answer
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
 from .router_errors import NO_WORKER, REFUSED_WITHIN, router_error
 from .stream_formats import StreamFormat
@@ -31,6 +32,8 @@ _HEAD_END = b"\r\n\r\n"
 _CHUNKED = b"\r\ntransfer-encoding:"
 _DATA = select.EPOLLIN | select.EPOLLOUT  # the mask of an event that brings bytes and no end
 _EVENT_END = b"\n\n\r\n"
+_READ_AT_ONCE = 16 * 1024  # bytes of a response that may be passed on without being parsed
+_MOST_STRANGE = 8  # responses of a connection without a known head, after which none is looked for
 _READ_EVENT = 4103  # bytes: one more than the longest chunk whose size has three hexadecimal digits
 
 
@@ -58,8 +61,14 @@ class UpstreamLoss(Enum):
 class ResponseReceiver(Protocol):
     """The receiver of a worker's response.
 
-    The connection is released before `on_complete`, `on_stale` and `on_loss`: the receiver may not use it any more.
+    The connection is released before `on_whole`, `on_complete`, `on_stale` and `on_loss`: the receiver may not use it
+    any more.
     """
+
+    takes_whole: bool  # the receiver has use for `on_whole`
+
+    def on_whole(self, data: bytes, known: KnownAnswer) -> None:
+        """Handle a whole response of known head, which came at once, in place of all other calls."""
 
     def on_answer(self, status: int, head: bytes) -> None:
         """Handle the head, in lower case; its bytes as sent follow in `on_bytes`."""
@@ -96,11 +105,13 @@ class Upstream(Connection):
         "_flows",
         "_interim_size",
         "_keep_alive",
+        "_known",
         "_messages_begun",
         "_only_head",
         "_parser",
         "_paused",
         "_request_size",
+        "_strange",
         "_tail",
         "_whole_chunks",
         "answering",
@@ -119,6 +130,8 @@ class Upstream(Connection):
         self.reused = False
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._ending = False  # the worker has closed its side; bytes that it sent before may be unread
+        self._known: KnownAnswer | None = None  # the head of the last response that had none known
+        self._strange = 0  # responses that had none
         self._reset_response()
         self.reactor.add(sock, self)
 
@@ -176,27 +189,38 @@ class Upstream(Connection):
     # Called by the reactor
 
     def on_event(self, mask: int) -> None:
-        """Handle an event of the socket; pass on a chunk that is exactly one event of a stream without parsing it.
+        """Handle an event of the socket; pass on without parsing it what needs none.
 
-        Most of a stream's bytes come so.
+        This is a chunk that is exactly one event of a stream, or a whole response whose head is known.  Most bytes come
+        so.
         """
-        if mask != _DATA or not self._flows or self._paused or self.outbox:
+        if mask != _DATA or self._paused or self.outbox or self.connecting:
             self._on_any_event(mask)
             return
+        most = _READ_EVENT if self._flows else _READ_AT_ONCE
         try:
-            data = self.sock.recv(_READ_EVENT)
+            data = self.sock.recv(most)
         except BlockingIOError:
             return
         except OSError as error:
             self._ended(error)
             return
         size = len(data)
-        if size < _READ_EVENT and data.endswith(_EVENT_END) and data.startswith(_SIZE_LINES[size]):
-            self.asker.on_event(data, self.reactor.now)  # type: ignore[union-attr]  # a stream has a receiver
+        asker, known = self.asker, self._known
+        if self._flows:
+            if size < _READ_EVENT and data.endswith(_EVENT_END) and data.startswith(_SIZE_LINES[size]):
+                asker.on_event(data, self.reactor.now)  # type: ignore[union-attr]  # a stream has a receiver
+                return
+        elif known is not None and asker is not None and asker.takes_whole and not self.head and known.begins(data):
+            self.asker = None
+            self.deadline = inf
+            self.reused = True
+            self.pool.put(self)
+            asker.on_whole(data, known)
             return
         if size:
             self._receive(data)
-        if not size or size == _READ_EVENT:
+        if not size or size == most:
             self._read()
 
     def _on_any_event(self, mask: int) -> None:
@@ -249,7 +273,8 @@ class Upstream(Connection):
         if asker is None:
             self._retire()  # the worker sent bytes that no request asked for
             return
-        if not self.answering:
+        is_first = not self.answering
+        if is_first:
             end = data.find(_HEAD_END) + 4
             if end >= 4 and not self.head and data.startswith(_FINAL):
                 self.head = data[:end]
@@ -278,6 +303,9 @@ class Upstream(Connection):
         self._between_chunks = self._whole_chunks
         self._flows = self._whole_chunks and self._chunked and data.endswith(_EVENT_END)
         if self._complete:
+            if is_first and self._keep_alive and not self._chunked and self._strange < _MOST_STRANGE:
+                self._strange += 1
+                self._known = known_answer(data)
             self._finish()
 
     def _begin_response(self, asker: ResponseReceiver, data: bytes) -> bool:
