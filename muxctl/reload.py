@@ -11,7 +11,8 @@ from muxctl.socket_path import find_socket
 MEANING = """\
 muxd reads its configuration again and applies what changed: all of it,
 or nothing, where anything in it is wrong or needs a new start of muxd.  Models
-that the plan does not name go on undisturbed."""
+that the plan does not name go on undisturbed.  Flags of an engine or a router
+that are new are shown to its own parser first, which takes some seconds."""
 EXAMPLES = {
     "muxctl reload --dry-run": "what would change, without changing it",
     "muxctl reload": "apply it",
@@ -24,7 +25,7 @@ EXITS = EVERYWHERE | {
 
 COLUMNS = ("MODEL", "ACTION", "CHANGES")
 
-_PATIENCE = 60.0  # seconds; muxd first checks every model's files, perhaps on a slow disk
+_PATIENCE = 600.0  # seconds; muxd first checks every model's files, and has engines parse flags that are new
 
 _MOST = 20  # names in a line, at most
 

@@ -16,6 +16,7 @@ from muxd import __version__
 from muxd.children import Dropped
 from muxd.config import Config, Memory, Model
 from muxd.config.command_lines import Command
+from muxd.config.engine_options import SGLangOptions
 from muxd.config.model_schema import DeclaredServer, Script
 from muxd.config.readers import Address
 from muxd.config.schema import Key
@@ -25,6 +26,7 @@ from muxd.protocol import LeaseGranted, RevocationReason, UnloadWish
 from muxd.supervisor.progress_pace import REPEAT
 
 from .fakes import NO_PID, Behaviour, GiB, a_model, fake_host
+from .interpreters import make_interpreter
 from .one_supervisor import OneSupervisor, all_of, one_supervisor, two_models, type_of
 
 # Leases, switches, orders
@@ -426,6 +428,42 @@ async def test_a_reload_that_cannot_read_its_files_changes_nothing(autojump_cloc
         assert muxd.status("a")["state"] == "unloaded"
 
 
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        (
+            {"rejected": {"real": "unrecognized arguments: --contxt-length 3"}},
+            "models.real.args: the SGLang of {python} does not take args: it knows no --contxt-length; did you mean",
+        ),
+        ({"script": "exit 0"}, "models.real.python: {python}: no SGLang is installed in it; name the python of an"),
+    ],
+)
+async def test_a_reload_with_flags_that_the_engine_refuses_changes_nothing(autojump_clock, tmp_path, about, said):
+    python = make_interpreter(tmp_path / "python", **about)
+    options = SGLangOptions(python=str(python))
+    real = Model("real", model_path="o/r", served_names=("real",), engine_options=options)
+    async with one_supervisor(tmp_path, real) as muxd:
+        wants(muxd, replace(real, args=("--contxt-length", "3")))
+        with pytest.raises(ConfigError) as refused:
+            await muxd.service.reload()
+        assert refused.value.message.startswith(said.format(python=python))
+        assert refused.value.message.endswith("; nothing was changed")
+        assert muxd.service.status()["reload_failed"]["reason"] == refused.value.message
+
+
+async def test_a_reload_that_changes_no_flags_asks_no_engine(autojump_clock, tmp_path):
+    python = make_interpreter(tmp_path / "python", script="exit 1")
+    options = SGLangOptions(python=str(python))
+    real = Model("real", model_path="o/r", served_names=("real",), args=("--x",), engine_options=options)
+    async with one_supervisor(tmp_path, real) as muxd:
+        wants(muxd, replace(real, drain_timeout=7.0))
+        assert (await muxd.service.reload())["warnings"] == []
+        assert not (tmp_path / "python.asked").exists()
+        wants(muxd, replace(real, args=("--x", "--y")))
+        (warning,) = (await muxd.service.reload())["warnings"]
+        assert warning.startswith(f"models.real.python: {python}: it is no Python that works: it ended with status 1")
+
+
 async def test_a_reload_that_a_shutdown_overtakes_changes_nothing(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         wants(muxd, a_model("a"))
@@ -524,7 +562,9 @@ async def test_what_can_never_be_loaded_is_refused_shown_and_told_in_the_log(aut
     (tmp_path / "big/config.json").write_text("{}")
     (tmp_path / "big/model.safetensors").touch()
     os.truncate(tmp_path / "big/model.safetensors", 90 * GiB)  # sparse
-    big, elsewhere = Model("big", model_path=str(tmp_path / "big")), Model("elsewhere", model_path="o/a", gpus=("7",))
+    unknown = SGLangOptions(python=str(tmp_path / "no python"))
+    big = Model("big", model_path=str(tmp_path / "big"), engine_options=unknown)
+    elsewhere = Model("elsewhere", model_path="o/a", gpus=("7",), engine_options=unknown)
     async with one_supervisor(tmp_path, big, elsewhere) as muxd:
         muxd.host.gpus.ids = ["0"]
         muxd.host.gpus.there = frozenset({"0"})

@@ -5,14 +5,12 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from muxd.children import RUN_DIR, mark_of, token_of
 from muxd.config.flags import runs_on_cpu
 from muxd.config.folders import why_not_had
-from muxd.config.half_options import HALVES
 from muxd.config.lines import KeyPath
 from muxd.config.model_schema import Model
 from muxd.config.problems import Problems, shown_file
@@ -20,6 +18,7 @@ from muxd.config.rules import Finding
 from muxd.config.schema import Config, GiB, MiB
 from muxd.core.ledger import GpuId, in_order
 from muxd.engines.engine_packages import Interpreter
+from muxd.engines.installed_flags import flags_to_ask
 from muxd.engines.kind import ArgFault, InstallationChecks, NotInstalled
 from muxd.engines.registry import ENGINES, kind_of
 from muxd.errors import EngineMissing
@@ -260,10 +259,12 @@ def _ask_for_rejected(
     Models without arguments of their own, and scripts whose flags are not all plain, are left out: the parser takes
     seconds.
     """
-    args_by_model = {model.name: flags for model in models if (flags := _flags_of(machine, model, checks))}
-    for model, half in ((model, half) for model in models for half in HALVES):
-        if (options := getattr(model, half)) is not None and options.args:
-            args_by_model[f"{model.name}/{half}"] = checks.flags(replace(model, args=options.args))
+    args_by_model: dict[str, Sequence[str]] = {}
+    for model in models:
+        if model.script is None:
+            args_by_model |= flags_to_ask(model, checks)
+        elif flags := Text(model, model.script, machine.environ_of(model)).flags():
+            args_by_model[model.name] = flags
     if not args_by_model:
         return
     try:
@@ -272,12 +273,6 @@ def _ask_for_rejected(
         yield warn("python", f"{python}: args were not compared with its flags: {error}")
         return
     machine.rejected |= {name: (python, faults) for name, faults in rejected.items()}
-
-
-def _flags_of(machine: HostCheck, model: Model, checks: InstallationChecks) -> Sequence[str]:
-    if model.script is not None:
-        return Text(model, model.script, machine.environ_of(model)).flags() or ()
-    return checks.flags(model) if kind_of(model).own_args(model) else ()
 
 
 def core_lines(machine: HostCheck) -> Iterator[ReportLine]:

@@ -16,6 +16,7 @@ from muxd.config.model_schema import Model, Script
 from muxd.config.problems import Problems
 from muxd.config.schema import Config, GiB
 from muxd.core.ledger import how_many_fit
+from muxd.engines.installed_flags import asked_name, flag_faults
 from muxd.engines.registry import kind_of
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.model_kinds import NoModel, Unreadable, Unusable, config_of
@@ -75,16 +76,10 @@ def args_lines(
     checks = kind_of(model).installation
     if checks is None:
         return
-    python, rejected = machine.rejected.get(f"{model.name}/{half}" if half else model.name, ("", []))
-    told: set[str] = set()
-    for odd in checks.odd(args, model.script is not None):
-        is_refused = any(odd.words & each.words for each in rejected)
-        yield (wrong if is_refused else warn)(model.name, odd.text, where)
-        told |= odd.words
-    whose = f"{half}.args" if half else "args" if model.script is None else "its flags"
-    for each in rejected:
-        if not each.words & told:
-            yield wrong(model.name, f"the {checks.package.title} of {python} does not take {whose}: {each.text}", where)
+    python, rejected = machine.rejected.get(asked_name(model, half), ("", []))
+    whose = f"{half}.args" if half else "args" if model.script is None else ""
+    for fault in flag_faults(checks, python, args, rejected, whose):
+        yield (wrong if fault.is_refused else warn)(model.name, fault.text, where)
     for flag, path in checks.paths_read(args):
         with suppress(NoAnswer):
             if not within(partial(os.path.exists, path)):

@@ -6,7 +6,7 @@ carries what the supervisor takes over at the same moment.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import repeat
@@ -16,13 +16,14 @@ import trio
 
 from muxd.config import Config
 from muxd.config.folders import writable_by_others
-from muxd.config.lines import KeyPath, line_of
+from muxd.config.lines import KeyPath, line_of, shown_path
 from muxd.config.plan import Plan, plan_of
 from muxd.config.sources import Source, read_sources
 from muxd.config.written import written_since
 from muxd.core.events import Reconfigured
 from muxd.engines.gpu_source import are_pretend
-from muxd.engines.routers.installed_parser import refuse_new_routers
+from muxd.engines.installed_flags import faults_of_a_reload
+from muxd.engines.routers.installed_parser import faults_of_new_routers
 from muxd.errors import ConfigError, NeedsRestart, ShuttingDown, in_words
 from muxd.launchers.observed_scripts import completed
 from muxd.members import by_worker, default_group, spec_of
@@ -183,17 +184,35 @@ async def read_again(reread: Reread, running: Config) -> Reload:
             "simulated models for real ones, or the reverse, take a restart of muxd; nothing was changed"
         )
     if plan.needs_restart:
-        places = await in_thread(partial(_with_places, wanted, plan.needs_restart), abandon_on_cancel=True)
+        changed = [tuple(key.split(".")) for key in plan.needs_restart]
+        places = await in_thread(partial(_with_places, wanted, changed), abandon_on_cancel=True)
         keys = ", ".join(places)
         raise NeedsRestart(
             f"{keys} cannot be changed while muxd runs: restart muxd, or take the change back; nothing was changed",
             keys=list(plan.needs_restart),
         )
-    await in_thread(partial(refuse_new_routers, wanted.models, running.models, os.environ), abandon_on_cancel=True)
-    warnings = await in_thread(partial(writable_by_others, wanted), abandon_on_cancel=True)
+    warnings = await in_thread(partial(_refuse_what_cannot_start, wanted, running), abandon_on_cancel=True)
+    warnings += await in_thread(partial(writable_by_others, wanted), abandon_on_cancel=True)
     if running.keys and not wanted.keys:
         warnings.insert(0, f"no API key is left: anybody who reaches the proxy may use the models; {_SHUT}")
     return Reload(wanted, plan, tuple(warnings))
+
+
+def _refuse_what_cannot_start(wanted: Config, running: Config) -> list[str]:
+    """Raise ConfigError if an engine or a router that is installed refuses flags that it would be given anew.
+
+    Return what is likely a mistake otherwise.  A reload ends what serves: their own parsers are asked first.
+    """
+    refused, warnings = list(faults_of_new_routers(wanted.models, running.models, os.environ)), []
+    for key, fault in faults_of_a_reload(wanted.models, running.models, os.environ):
+        if fault.is_refused:
+            refused.append((key, fault.text))
+        else:
+            warnings.append(f"{shown_path(key)}: {fault.text}")
+    if refused:
+        texts = zip(_with_places(wanted, [key for key, _ in refused]), refused, strict=True)
+        raise ConfigError([f"{place}: {text}; nothing was changed" for place, (_, text) in texts])
+    return warnings
 
 
 def _by_worker(plan: Plan, running: Config, wanted: Config) -> Plan:
@@ -206,16 +225,21 @@ def _by_worker(plan: Plan, running: Config, wanted: Config) -> Plan:
     return replace(plan, steps=tuple(steps))
 
 
-def _with_places(config: Config, keys: tuple[str, ...]) -> list[str]:
+def _with_places(config: Config, keys: Iterable[KeyPath]) -> list[str]:
     """Return the keys, each behind the file and line that set it, where a file does."""
     main, parts, _ = read_sources(config.path) if config.path is not None else (None, [], [])
     sources = [*([main] if main is not None else []), *parts]
-    return [_with_place(tuple(key.split(".")), sources) for key in keys]
+    return [_with_place(key, sources) for key in keys]
 
 
 def _with_place(path: KeyPath, sources: list[Source]) -> str:
-    """Return one key behind its file and line; where several files set the key, the last one counts."""
-    for source in reversed(sources):
-        if source.has(path) and (line := line_of(path, source.lines)):
-            return f"{source.file}:{line}: {'.'.join(path)}"
-    return ".".join(path)
+    """Return one key behind its file and line; where several files set the key, the last one counts.
+
+    A model's key may stand in [defaults].
+    """
+    shared = [("defaults", *path[2:])] if path[0] == "models" else []
+    for each in (path, *shared):
+        for source in reversed(sources):
+            if source.has(each) and (line := line_of(each, source.lines)):
+                return f"{source.file}:{line}: {shown_path(path)}"
+    return shown_path(path)

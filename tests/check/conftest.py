@@ -1,11 +1,10 @@
 """A machine without SGLang, GPU or network: interpreters are small scripts."""
 
-import json
-
 import pytest
 
 from muxd.check.verb import check
 from muxd.gpus import GpuMemory
+from tests.interpreters import make_interpreter
 
 GiB = 1 << 30
 
@@ -14,16 +13,8 @@ GiB = 1 << 30
 def interpreter(tmp_path):
     """`interpreter(name, answer, rejected)`: a python that has an SGLang which says so, and has that against args."""
 
-    def interpreter(name="python", *, version="0.5.23", rejected=None, script=None, engine="sglang"):
-        about = json.dumps({"version": version, "torch": "2.9.1", "cuda": "12.9"})
-        errors = {model: told if isinstance(told, list) else [told] for model, told in (rejected or {}).items()}
-        parsed = json.dumps({"errors": errors, "flags": ["--context-length", "--tp-size"]})
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        answers = f"case \"$2\" in *parse_args*) echo '{engine} {parsed}';; *) echo '{engine} {about}';; esac"
-        file.write_text(f"#!/bin/sh\n{script or answers}\n")
-        file.chmod(0o755)
-        return file
+    def interpreter(name="python", **said):
+        return make_interpreter(tmp_path / name, **said)
 
     return interpreter
 

@@ -192,7 +192,7 @@ def test_a_reload_starts_and_ends_those_workers_alone_that_it_changes_and_no_req
     ("added", "said"),
     [
         ('args = ["--nonsense", "1"]', "does not take router.args: it knows no --nonsense"),
-        ('python = "/bin/false"', "pair: router.python: /bin/false: "),
+        ('python = "/bin/false"', "models.pair.router.python: /bin/false: "),
     ],
 )
 def test_a_reload_whose_router_could_not_start_is_refused_and_the_one_that_serves_stays(muxd, added, said):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
+from muxd.config.lines import KeyPath
 from muxd.config.model_schema import Model
 from muxd.engines.kind import NotInstalled
 from muxd.engines.registry import kind_of
@@ -23,26 +24,26 @@ def refuse_args(models: Sequence[Model], environ: Mapping[str, str]) -> None:
                 raise ConfigError([f"muxd router: {text}" for text in refused])
 
 
-def refuse_new_routers(wanted: Sequence[Model], running: Sequence[Model], environ: Mapping[str, str]) -> None:
-    """Raise ConfigError if a running model's other `router.args` or `router.python` give a router that cannot start.
+def faults_of_new_routers(
+    wanted: Sequence[Model], running: Sequence[Model], environ: Mapping[str, str]
+) -> Iterator[tuple[KeyPath, str]]:
+    """Yield why another router of a running model cannot start, by its `router.args` or `router.python`.
 
     A reload ends the router that serves: the next one's flags are shown to its own parser first (0.5 s).
     """
-    before, problems = {model.name: model for model in running}, []
+    before = {model.name: model for model in running}
     for model in wanted:
         was = before.get(model.name)
         if was is None or model.router is None or not (has_router(model) and has_router(was)):
             continue
-        python, own = interpreter(model), {**environ, **model.env}
+        python, own, key = interpreter(model), {**environ, **model.env}, ("models", model.name, "router")
         try:
             if python != interpreter(was):
                 PACKAGE.look(python, own)
             if (python, model.router.args) != (interpreter(was), was.router.args if was.router else ()):
-                problems += [f"{model.name}: {text}" for _, text in refused_args(python, [model], own)]
+                yield from (((*key, "args"), text) for _, text in refused_args(python, [model], own))
         except NotInstalled as error:
-            problems.append(f"{model.name}: router.python: {python}: {error}; name one that has sglang-router")
-    if problems:
-        raise ConfigError([f"{problem}; nothing was changed" for problem in problems])
+            yield (*key, "python"), f"{python}: {error}; name one that has sglang-router"
 
 
 def refused_args(python: str, models: Sequence[Model], environ: Mapping[str, str]) -> Iterator[tuple[Model, str]]:
