@@ -51,8 +51,7 @@ class Reservation:
 
     def __init__(self, port: int) -> None:
         """Reserve a port, or any free one for port 0; raises PortTaken, which names the process that has the port."""
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket = _unbound()
         try:
             self._socket.bind((HOST, port))
         except OSError as error:
@@ -62,6 +61,22 @@ class Reservation:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _unbound() -> socket.socket:
+    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return found
+
+
+def is_free(port: int) -> bool:
+    """Say whether the port could be reserved now."""
+    try:
+        with _unbound() as probe:
+            probe.bind((HOST, port))
+    except OSError:
+        return False
+    return True
 
 
 def free_port() -> int:

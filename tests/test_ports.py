@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from muxd.ports import CannotListen, PortTaken, Reservation, listen_at
+from muxd.ports import CannotListen, PortTaken, Reservation, is_free, listen_at
 
 
 def listening(port: int = 0) -> socket.socket:
@@ -28,6 +28,8 @@ def test_a_taken_port_is_refused_and_its_holder_is_named():
         port = other.getsockname()[1]
         with pytest.raises(PortTaken, match=rf"port {port} .* process {os.getpid()} listens on it"):
             Reservation(port)
+        assert not is_free(port)
+    assert is_free(port)
 
 
 def test_a_port_is_free_again_after_its_reservation():

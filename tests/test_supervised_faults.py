@@ -6,6 +6,7 @@ what it must and no more.
 
 import logging
 import socket
+from math import inf
 from signal import SIGKILL
 
 import pytest
@@ -76,16 +77,28 @@ async def test_a_model_that_dies_at_every_start_is_failed_with_its_last_words(au
         assert await muxd.serves("b"), "the other model is not harmed"
 
 
-async def test_what_no_restart_mends_is_not_tried_again_but_for_an_operator(autojump_clock, tmp_path):
+async def test_while_its_port_is_taken_nothing_is_started_and_once_it_is_free_the_model_comes(autojump_clock, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        async with two_models(tmp_path, port=port) as muxd:
+        async with two_models(tmp_path, port=port, cool_down=3600.0) as muxd:
             refused = await muxd.wants("a").told("failed")
             assert refused.error.code == "port_taken"
             assert f"port {port} cannot be used" in refused.error.message
+            await trio.sleep(60)
             assert starts(await muxd.moves(), "a") == 1
             other.close()
-            assert (await muxd.switch("a"))["type"] == "ready"
+            await muxd.until("a", "ready")
+            assert starts(await muxd.moves(), "a") == 2
+
+
+async def test_what_no_restart_mends_is_not_tried_again_but_for_an_operator(autojump_clock, tmp_path):
+    async with two_models(tmp_path, restart_limit=2, cool_down=3600.0) as muxd:
+        muxd.host.servers["a"].dies_after = 0.5
+        await muxd.wants("a").told("failed")
+        muxd.host.servers["a"].dies_after = inf
+        await trio.sleep(60)
+        assert starts(await muxd.moves(), "a") == 2
+        assert (await muxd.switch("a"))["type"] == "ready"
 
 
 async def test_a_start_that_takes_too_long_is_counted_as_a_failure(autojump_clock, tmp_path):

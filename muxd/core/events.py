@@ -17,7 +17,7 @@ class Failure(StrEnum):
 
     EXITED = "exited"  # it ended by itself: restart with backoff
     TIMED_OUT = "timed_out"  # not ready within start_timeout, or a call without an answer
-    REFUSED = "refused"  # port taken, cannot be executed, bad configuration: trying again is no use
+    REFUSED = "refused"  # port taken, cannot be executed, bad configuration: no use trying until that has changed
 
 
 class Verb(StrEnum):
@@ -377,6 +377,14 @@ class WorkerExited:
 
 
 @dataclass(frozen=True, slots=True)
+class PortFreed:
+    """The port for which its last start was refused is free again."""
+
+    time: float
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStuck:
     """SIGKILL did not end it, or its GPU memory did not come back, within the time allowed."""
 
@@ -434,6 +442,7 @@ WorkerEvent = (
     | WorkerHung
     | WorkerDied
     | WorkerExited
+    | PortFreed
     | WorkerStuck
 )
 

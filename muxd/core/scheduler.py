@@ -44,6 +44,7 @@ from .events import (
     LoanAsked,
     LoanEnded,
     OrderGiven,
+    PortFreed,
     Reconfigured,
     RouterSynced,
     ShutdownAsked,
@@ -446,6 +447,11 @@ class Scheduler:
                 yield from self._lost(worker, WorkerState.STOPPING, "worker_exited", reason)
             case WorkerExited(_, _, failure, reason, code):
                 yield from self._exited(worker, failure, reason, code)
+            case PortFreed():
+                worker.gate_retry_at = min(worker.gate_retry_at, self.host.now)
+                if worker.state is WorkerState.FAILED:
+                    worker.retry_at = self.host.now
+                    yield from self.host.move(worker, WorkerState.BACKOFF, "its port is free again")
             case WorkerStuck(_, _, reason) if worker.state not in DOWN | {WorkerState.STUCK}:
                 yield from self._lost(worker, WorkerState.STUCK, "worker_exited", reason)
 

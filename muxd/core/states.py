@@ -61,7 +61,7 @@ MOVES: dict[WorkerState, frozenset[WorkerState]] = {
     _S.STOPPING: frozenset({_S.UNLOADED, _S.BACKOFF, _S.FAILED, _S.STUCK}),
     _S.UNRESPONSIVE: frozenset({_S.UNLOADED, _S.BACKOFF, _S.FAILED, _S.STUCK}),
     _S.BACKOFF: frozenset({_S.STARTING, _S.UNLOADED}),
-    _S.FAILED: frozenset({_S.STARTING, _S.UNLOADED}),
+    _S.FAILED: frozenset({_S.STARTING, _S.BACKOFF, _S.UNLOADED}),
     _S.STUCK: frozenset({_S.UNLOADED}),
 }
 

@@ -11,12 +11,13 @@ import trio
 from muxd.children import Child, Dropped
 from muxd.config import Model
 from muxd.config.plan import identity_of
-from muxd.core.events import WorkerDrained
+from muxd.core.events import Failure, PortFreed, WorkerDrained
 from muxd.core.ledger import GpuId
 from muxd.engines.engine import Engine
 from muxd.engines.engine_client import EngineCallFailed
 from muxd.engines.registry import engine_for
 from muxd.engines.routers import RoutedServer
+from muxd.ports import PortTaken, is_free
 from muxd.threads import in_thread
 
 from .figures import WorkerFigures, ask, host_memory
@@ -29,6 +30,9 @@ from .process import WorkerProcess
 #: A server that drains is asked what it runs after so many seconds, and must have had nothing for so many: some
 #: say what they run once a second, and a router's last request may be on its way.
 DRAIN_POLL, IDLE_FOR = 0.25, 2.5
+
+#: Seconds between two looks whether a port that somebody else had is free; one takes 20 us.
+PORT_POLL = 0.25
 
 
 class Runner:
@@ -235,6 +239,17 @@ class Runner:
         self._last_words = end.log_tail
         self._dropped = end.dropped.after(self._dropped) if end.dropped is not None else self._dropped
         self._context.tell(end.event)
+        if end.event.failure is Failure.REFUSED and end.event.code == PortTaken.code:
+            await self.watch_port()
+
+    async def watch_port(self) -> None:
+        """Tell when nobody else has the worker's port any more; return as well once it lives, or has another port."""
+        port = self.model.port
+        while self._life is None and self.model.port == port:
+            if is_free(port):
+                self._context.tell(PortFreed(trio.current_time(), self.model.name))
+                return
+            await trio.sleep(PORT_POLL)
 
     def sleep(self, level: int) -> None:
         if self._life is not None:

@@ -51,6 +51,7 @@ from muxd.core.events import (
     LoanAsked,
     LoanEnded,
     OrderGiven,
+    PortFreed,
     Reconfigured,
     RouterSynced,
     ShutdownAsked,
@@ -547,6 +548,8 @@ class World:
                 self.exit(worker)
             else:
                 self.tell(WorkerHung(self.now, worker, "no answer"))
+        elif failed := sorted(set(self.book.scheduler.host.workers) - self.alive):
+            self.tell(PortFreed(self.now, self.rng.choice(failed)))
 
     def must_be_as_configured(self) -> None:
         """Nothing is left to do: every model is what the configuration says, or stuck."""

@@ -26,6 +26,7 @@ from muxd.core.events import (
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
+    PortFreed,
     Reconfigured,
     ShutdownAsked,
     SleepFailed,
@@ -283,6 +284,22 @@ def test_a_failed_worker_is_tried_once_more_on_a_request_after_its_cool_down():
     assert book >> LeaseAsked(66, 3, "a") << StartWorker("a")
     book >> WorkerExited(70, "a", reason="exited with status 1")
     assert [type(c) for c in book.pending] == [FailLease], "a trial that fails is not repeated"
+
+
+def test_a_worker_whose_port_was_taken_comes_by_itself_once_that_is_free():
+    assert failed_a() >> PortFreed(20, "a") << StartWorker("a") >> PortFreed(21, "a")
+
+
+def test_where_another_one_has_its_place_by_then_it_waits_for_a_request():
+    book = (
+        failed_a()
+        >> LeaseAsked(10, 2, "b") << StartWorker("b")
+        >> WorkerReady(15, "b", "http://b") << GrantLease(2, "http://b", 1)
+        >> PortFreed(20, "a")
+        >> TimerFired(30)
+    )  # fmt: skip
+    assert book.state("a") is WorkerState.UNLOADED
+    assert not book.pending
 
 
 def test_a_trial_that_succeeds_gives_a_fresh_budget():
