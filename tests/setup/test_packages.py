@@ -1,15 +1,26 @@
 """The wheel and the sdist: what somebody has who has nothing but one of them."""
 
+import email
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 PROJECT = Path(__file__).parents[2]
+# The labels of `[project.urls]` that say "this is the project's own", without case and punctuation: the packaging
+# standards' "Well-known Project URLs in Metadata".
+OWN = {
+    *("homepage", "source", "repository", "sourcecode", "github", "download", "releasenotes", "documentation", "docs"),
+    *("changelog", "changes", "whatsnew", "issues", "bugs", "issue", "tracker", "issuetracker", "bugtracker"),
+    *("history", "funding", "sponsor", "donate", "donation"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +72,20 @@ def test_a_wheel_alone_has_what_muxd_prints_of_conf(unpacked, tmp_path, words):
         [sys.executable, "-m", "muxd", *words], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == checkout.stdout
+
+
+def test_the_addresses_in_the_metadata_are_of_what_muxd_works_with(unpacked):
+    """And none is called muxd's own: a label as Homepage would be, or a repository, whose stars an index would show."""
+    (folder,) = unpacked.glob("*.dist-info")
+    fields = email.message_from_string((folder / "METADATA").read_text()).get_all("Project-URL")
+    addresses = dict(field.split(", ", 1) for field in fields)
+    assert addresses == tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["urls"]
+    assert len(addresses) == len(fields) >= 4
+    for label, address in addresses.items():
+        assert len(label) <= 32
+        assert re.sub(r"[^a-z0-9]", "", label.lower()) not in OWN
+        assert urlsplit(address).scheme == "https"
+        assert not re.search(r"(^|\.)(github|gitlab|codeberg|bitbucket)\.", urlsplit(address).netloc)
 
 
 def test_the_sdist_can_be_tested(built):
