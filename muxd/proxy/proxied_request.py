@@ -240,8 +240,6 @@ class ProxiedRequest:
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error: with a whole response, or with the last part of a stream that has only comments."""
         request, client = self._request, self._client
-        if self.state is _QUEUED:
-            self.waited(monotonic() - self.since)
         self._let_go()
         if self._headed:
             self._record.refused(refusal.status, refusal.code)
@@ -566,6 +564,8 @@ class ProxiedRequest:
             upstream.close()
 
     def _let_go(self) -> None:
+        if self.state is _QUEUED:
+            self.waited(monotonic() - self.since)
         self.state = _DONE
         if self._request.body:
             self._drop_body()

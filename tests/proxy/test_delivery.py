@@ -43,6 +43,20 @@ async def test_who_leaves_before_all_of_a_finished_answer_is_taken_is_not_logged
     assert line["response_bytes"] < len(LONG)
 
 
+async def test_who_leaves_the_queue_is_logged_with_the_time_that_it_has_waited(tmp_path: Path) -> None:
+    logs = tmp_path / "access"
+    proxy = replace(QUIET, access_log="json", access_log_dir=logs, comment_interval=0.1)
+    async with open_proxy_env(tmp_path, proxy=proxy) as proxy_env:
+        http_client = await proxy_env.connect()
+        await http_client.send(post(chat("beta", stream=True)))
+        await http_client.until(b": muxd: model beta:")
+        http_client.reset()
+        await proxy_env.proxy.front.empty()
+    (line,) = lines_in(logs)
+    assert (line["status"], line["end"]) == (499, "client_gone")
+    assert 0.1 <= line["wait_s"] <= line["duration_s"]
+
+
 async def test_a_slow_reader_that_takes_all_is_logged_once_it_has(tmp_path: Path) -> None:
     logs = tmp_path / "access"
     async with open_proxy_env(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as proxy_env:
