@@ -3,10 +3,11 @@
 import os
 import re
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from . import __version__
+from .command_help import COMMAND_HELP
 from .command_parser import CommandParser
 from .config import LOG_LEVELS
 
@@ -132,7 +133,7 @@ def command_line() -> ArgumentParser:
 
     router = commands.add_parser("router", help="run sglang-router by its own command line, behind muxd's proxy")
     router.set_defaults(run="router", parser=router, flags=[])
-    router.epilog = "Its flags are those of sglang-router 0.1.8 and 0.3.2: --worker-urls URL ... --policy POLICY ..."
+
     check = commands.add_parser("check", help="say everything that is wrong with a configuration, and on this machine")
     check.add_argument("--config", type=Path, metavar="FILE", help=config_help)
     check.add_argument("--strict", action="store_true", help="exit 2 for warnings, too")
@@ -189,6 +190,12 @@ def command_line() -> ArgumentParser:
     completion = commands.add_parser("completion", help="print what makes a shell complete muxd's words")
     completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="where it goes: see its first lines")
     completion.set_defaults(run="completion", parser=completion)
+
+    for summary in commands._choices_actions:
+        told, command = COMMAND_HELP[summary.dest], commands.choices[summary.dest]
+        assert summary.help is not None
+        command.description = f"{summary.help[0].upper()}{summary.help[1:]}.\n\n{told.meaning}"
+        command.epilog, command.formatter_class = told.epilog, RawDescriptionHelpFormatter
     return parser
 
 

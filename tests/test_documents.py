@@ -12,6 +12,7 @@ import pytest
 
 from muxctl.verbs import VERBS, parser_of
 from muxd.arguments import command_line
+from muxd.command_help import COMMAND_HELP
 from tests.end_to_end.muxd import eventually
 from tests.ports import free_port
 
@@ -96,6 +97,20 @@ def _check(program, words, command):
             return
         known = commands.choices[verb]._option_string_actions
     assert not [option for option in options if option not in known], command
+
+
+def test_the_help_of_every_command_has_examples_that_its_parser_takes():
+    (verbs,) = (action.choices for action in command_line()._actions if isinstance(action.choices, dict))
+    assert COMMAND_HELP.keys() == verbs.keys()
+    for verb, told in COMMAND_HELP.items():
+        shown = verbs[verb].format_help()
+        assert told.meaning in shown
+        assert told.examples
+        for example in told.examples:
+            assert example in shown
+            words = shlex.split(re.sub(r"^sudo |^source <[(]|[)]$", "", example))
+            assert words[:2] == ["muxd", verb]
+            _check("muxd", words[1:], example)
 
 
 def test_the_tutorial_does_what_it_says(tmp_path):

@@ -40,7 +40,7 @@ from muxd.core.ledger import HOST_RAM
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import GroupSpec, Learned
 from muxd.core.states import WorkerState
-from muxd.errors import BadRequest
+from muxd.errors import ConfigError
 
 from .decision_journal import read_journal
 
@@ -69,7 +69,7 @@ class Settings:
     keep_turns: bool
 
     def changed(self, key: str, text: str) -> "Settings":
-        """Return these with one key set; raises BadRequest for a key or a value that there is not."""
+        """Return these with one key set; raises ConfigError for a key or a value that there is not."""
         if key in _POLICY:
             return replace(self, **{key: _value(key, text, getattr(self, key))})
         name, _, of_model = key.rpartition(".")
@@ -77,7 +77,8 @@ class Settings:
         if not found or of_model not in (*_OF_GROUP, *_OF_WORKER):
             models = ", ".join(spec.name for spec in self.specs)
             of_models = ", ".join((*_OF_GROUP, *_OF_WORKER))
-            raise BadRequest(f"{key}: there are {', '.join(_POLICY)} and MODEL.KEY with {of_models}, of {models}")
+            known = f"{', '.join(_POLICY)} and MODEL.KEY with {of_models}, of {models}"
+            raise ConfigError([f"muxd whatif: --set {key}: there are {known}"])
         (spec,) = found
         if of_model in _OF_GROUP:
             changed = replace(spec, **{of_model: _value(key, text, getattr(spec, of_model))})
@@ -95,7 +96,7 @@ def _value(key: str, text: str, like: object) -> Any:
         return int(text) if isinstance(like, int) else parse_duration(float(text) if text.isdecimal() else text)
     except (ValueError, KeyError):
         kind = "true or false" if isinstance(like, bool) else "a whole number" if isinstance(like, int) else "a time"
-        raise BadRequest(f"{key}: {text!r} is not {kind}") from None
+        raise ConfigError([f"muxd whatif: --set {key}: {text!r} is not {kind}"]) from None
 
 
 @dataclass(slots=True)
@@ -401,7 +402,7 @@ class Observed:
 
 
 def whatif(path: Path, changes: Sequence[str]) -> int:
-    """Print what the changes, each "KEY=VALUE", would have done; raises NotAJournal and BadRequest."""
+    """Print what the changes, each "KEY=VALUE", would have done; raises NotAJournal and ConfigError."""
     scheduler, _, decisions = read_journal(path)
     observed = Observed(scheduler)
     settings = observed.settings
@@ -411,10 +412,11 @@ def whatif(path: Path, changes: Sequence[str]) -> int:
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
-            raise BadRequest(f"--set {change}: write KEY=VALUE, such as wait_target=10s")
+            raise ConfigError([f"muxd whatif: --set {change}: write KEY=VALUE, such as wait_target=10s"])
         changed = changed.changed(key.strip(), text.strip())
     rows = [HEAD, observed.outcome.row("as it was")]
-    for name, each in (("simulated", settings), (", ".join(changes), changed)):
+    simulated = {"simulated": settings} | ({", ".join(changes): changed} if changes else {})
+    for name, each in simulated.items():
         host = SimulatedHost(each, observed.learned, scheduler, observed.began, observed.to_gate)
         rows.append(host.run(observed.works, observed.switches).row(name))
     print("\n".join(_lines(rows)))

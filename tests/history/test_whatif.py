@@ -19,7 +19,7 @@ from muxd.core.events import (
     WorkerReady,
 )
 from muxd.core.scheduler import Scheduler
-from muxd.errors import BadRequest
+from muxd.errors import ConfigError
 from muxd.history.decision_journal import DecisionJournal, NotAJournal
 from muxd.history.whatif import HEAD, Observed, SimulatedHost, Work, whatif
 from tests.core.playbook import single
@@ -127,6 +127,11 @@ def test_a_journal_is_told_as_it_was_as_it_is_simulated_and_with_other_settings(
     assert changed.startswith("wait_target=60s, a.sleep_level=2 ")
 
 
+def test_without_a_change_there_is_no_row_of_changes(journal, capsys):
+    assert whatif(journal, []) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["SETTINGS", "as", "simulated"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -140,7 +145,7 @@ def test_a_journal_is_told_as_it_was_as_it_is_simulated_and_with_other_settings(
     ],
 )
 def test_a_setting_that_there_is_not_is_told(journal, change, said):
-    with pytest.raises(BadRequest, match=said):
+    with pytest.raises(ConfigError, match=said):
         whatif(journal, [change])
 
 
