@@ -56,7 +56,7 @@ def give(verb: str, options: Namespace, **body: Any) -> int:
     deadline = None if limit is None else time.monotonic() + limit
     try:
         lines = stream(path, "POST", target, {"wait": True, **body}, deadline)
-        return _watch(verb, options.name, lines, _reporter(verb, options))
+        return _watch(verb, options.name, lines, _reporter(verb, options, body.get("replicas")))
     except DeadlinePassed:
         message = f"{options.name} was not {goal(verb)} within {options.timeout}; {_goes_on(verb, options.name)}"
         raise CommandFailed(message, ExitCode.TIMED_OUT) from None
@@ -77,14 +77,15 @@ def duration_of(option: str, text: str) -> float | None:
     return limit if limit <= _LONGEST_WAIT else None
 
 
-def _reporter(verb: str, options: Namespace) -> Reporter:
+def _reporter(verb: str, options: Namespace, replicas: int | None) -> Reporter:
+    """Return who reports of an order; `replicas`: those to which it scales."""
     if options.json:
         return JsonLines(verb)
     if on_terminal():
         from muxctl.display.live import LiveLine
 
-        return LiveLine(verb)
-    return PhaseLines(verb)
+        return LiveLine(verb, replicas)
+    return PhaseLines(verb, replicas)
 
 
 def _watch(verb: str, name: str, lines: Iterable[dict[str, Any]], reporter: Reporter) -> int:

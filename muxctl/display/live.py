@@ -7,14 +7,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from muxctl.display.cycles import CycleRows, step_text
-from muxctl.display.progress import Reporter, ending_text, eta_text, is_step, is_success, phase_text
+from muxctl.display.progress import Reporter, eta_text, is_step, is_success, phase_text
 
 
 class LiveLine(Reporter):
     """Redraws one line in place; at the end removes it and prints how the order ended."""
 
-    def __init__(self, verb: str) -> None:
-        super().__init__(verb)
+    def __init__(self, verb: str, replicas: int | None = None) -> None:
+        super().__init__(verb, replicas)
         self._console = Console(highlight=False, soft_wrap=True)
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         self._progress = Progress(*columns, console=self._console, transient=True)
@@ -31,9 +31,10 @@ class LiveLine(Reporter):
 
     def take(self, line: dict[str, Any]) -> None:
         if is_step(line):
+            self.has_begun = True
             self._progress.update(self._task, description=phase_text(line) + eta_text(self.verb, line))
         elif is_success(line):
-            self._ending = ending_text(self.verb, line)
+            self._ending = self.ending_text(line)
 
 
 class LiveCycles(LiveLine):

@@ -4,7 +4,6 @@ Each line from muxd is a step ("switching", "working") or the end ("ready", "don
 """
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from muxctl.display.tables import duration
@@ -23,8 +22,10 @@ _PHASES = {"backoff": "waiting before its next start", "queued": "waiting for it
 class Reporter:
     """Reports the progress of one order; a context manager, since some reporters must clean up."""
 
-    def __init__(self, verb: str) -> None:
+    def __init__(self, verb: str, replicas: int | None = None) -> None:
         self.verb = verb
+        self.replicas = replicas  # that are to serve; None: the order is no scaling
+        self.has_begun = False  # muxd told of something that had to be done
 
     def __enter__(self) -> None:
         pass
@@ -35,6 +36,16 @@ class Reporter:
     def take(self, line: dict[str, Any]) -> None:
         """Report one line of muxd's answer."""
         raise NotImplementedError
+
+    def ending_text(self, line: dict[str, Any]) -> str:
+        """Return how the order ended, and what that means for requests."""
+        if self.replicas is None:
+            return ending_text(self.verb, line)
+        model, state = line["model"], line.get("state", "ready")
+        if state != "ready":
+            return f"{model} is {phase_name(state)}, with no replica on a GPU; its next request brings it back"
+        count = f"{self.replicas} replica{'s are' if self.replicas > 1 else ' is'} ready"
+        return f"{model}: {count} " + (f"after {line['elapsed_s']:.1f}s" if self.has_begun else "already")
 
 
 class JsonLines(Reporter):
@@ -47,17 +58,16 @@ class JsonLines(Reporter):
 class PhaseLines(Reporter):
     """Prints one line for each phase, for a pipe or a log file."""
 
-    def __init__(self, verb: str, show: Callable[[str], None] = lambda text: print(text, flush=True)) -> None:
-        super().__init__(verb)
-        self._show = show
+    def __init__(self, verb: str, replicas: int | None = None) -> None:
+        super().__init__(verb, replicas)
         self._phase = ""
 
     def take(self, line: dict[str, Any]) -> None:
         if is_success(line):
-            self._show(ending_text(self.verb, line))
+            print(self.ending_text(line), flush=True)
         elif is_step(line) and (phase := phase_text(line)) != self._phase:
-            self._phase = phase
-            self._show(phase + eta_text(self.verb, line))
+            self._phase, self.has_begun = phase, True
+            print(phase + eta_text(self.verb, line), flush=True)
 
 
 def is_step(line: dict[str, Any]) -> bool:
@@ -74,7 +84,12 @@ def goal(verb: str) -> str:
 
 
 def phase_text(line: dict[str, Any]) -> str:
-    """Return the phase with its subject: "mistral is draining", "qwen is waking"."""
+    """Return the phase with its subject: "mistral is draining", "qwen is waking", "qwen: 1 of 2 replicas ready"."""
+    if (replicas := line.get("replicas")) is not None:
+        states = {"ready": "waits for its router"}
+        moving = [f"{name} {states.get(state, f'is {phase_name(state)}')}" for name, state in line["workers"].items()]
+        count = f"{line['model']}: {replicas['ready']} of {replicas['wanted']} replicas ready"
+        return ", ".join([count, *moving])
     leaving = line.get("from") if line["phase"] in _LEAVING else None
     who = " and ".join(leaving) if leaving else line["model"]
     return f"{who} {'are' if leaving and len(leaving) > 1 else 'is'} {phase_name(line['phase'])}"

@@ -5,8 +5,9 @@ host there is none, rather than a guess.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
+from typing import NamedTuple
 
 from .clearing import Eviction
 from .events import Verb
@@ -21,9 +22,17 @@ from .worker import Cost, Worker
 LEAVING_PHASES = (WorkerState.DRAINING, WorkerState.FALLING_ASLEEP, WorkerState.STOPPING, WorkerState.UNRESPONSIVE)
 
 
+class ScalingProgress(NamedTuple):
+    """How far an order is after which so many replicas are to serve."""
+
+    ready: int
+    wanted: int
+    moving: tuple[tuple[str, str], ...]  # the workers that are not yet where they are to be, each with its state
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`phase`: a state's name, or "queued"; times in seconds."""
+    """`phase`: a state's name, "queued" or "scaling"; times in seconds."""
 
     phase: str
     victims: tuple[str, ...] = ()
@@ -31,9 +40,29 @@ class Progress:
     eta: float | None = None
     position: int | None = None  # among the models that wait, 1 is next
     cycle: Cycle | None = None  # of a validation, that is under way
+    scaling: ScalingProgress | None = None
 
 
 def progress_of(host: HostState, switching: Switching, group: Group, now: float) -> Progress:
+    progress = _progress_of(host, switching, group, now)
+    if group.order is None or group.order.verb is not Verb.SCALE or not group.order.replicas:
+        return progress
+    scaling = _scaling_of(group)
+    if group.state is not WorkerState.READY:
+        return replace(progress, scaling=scaling)
+    coming = [worker for worker in group.enlisted if worker.state in COMING]
+    eta = _slowest_left(coming, now) if coming else 0.0
+    return Progress("scaling", (), progress.elapsed, eta, scaling=scaling)
+
+
+def _scaling_of(group: Group) -> ScalingProgress:
+    serving = group.answering
+    moving = [worker for worker in group.enlisted if worker not in serving]
+    moving += [worker for worker in group.spares if worker.state not in AT_REST]
+    return ScalingProgress(len(serving), len(group.enlisted), tuple((worker.name, worker.state) for worker in moving))
+
+
+def _progress_of(host: HostState, switching: Switching, group: Group, now: float) -> Progress:
     switch = switching.switch_to(group)
     if group.validation is not None and group.is_validated:
         eta, cycle = _until_validated(group, group.validation), next(iter(group.validation.cycles), None)

@@ -12,15 +12,15 @@ class ProgressPace:
     __slots__ = ("_at", "_told")
 
     def __init__(self) -> None:
-        self._told: tuple[str, tuple[str, ...]] | None = None
+        self._told: tuple[object, ...] | None = None
         self._at = 0.0
 
     def is_due(self, progress: Progress, now: float) -> bool:
         """Say whether `progress` is to be told, and remember it as told.
 
-        It is where the phase or the victims have changed, or where the last was told REPEAT seconds ago.
+        It is where the phase, the victims or the replicas have changed, or where the last was told REPEAT seconds ago.
         """
-        seen = (progress.phase, progress.victims)
+        seen = (progress.phase, progress.victims, progress.scaling)
         if seen == self._told and now < self._at + REPEAT:
             return False
         self._told, self._at = seen, now

@@ -88,7 +88,10 @@ def end_line(command: OrderEnd) -> Line:
 
 def order_line(model: str, progress: Progress) -> Line:
     cycle = {"level": progress.cycle.level, "cycle": progress.cycle.number} if progress.cycle is not None else {}
-    return switch_line(model, progress) | {"type": "working"} | cycle
+    scaling: Line = {}
+    if (told := progress.scaling) is not None:
+        scaling = {"replicas": {"ready": told.ready, "wanted": told.wanted}, "workers": dict(told.moving)}
+    return switch_line(model, progress) | {"type": "working"} | cycle | scaling
 
 
 def switch_line(model: str, progress: Progress) -> Line:

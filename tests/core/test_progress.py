@@ -5,16 +5,19 @@ from muxd.core.events import (
     Failure,
     LeaseAsked,
     LeaseEnded,
+    OrderGiven,
+    RouterSynced,
     SwitchAsked,
     TimerFired,
+    Verb,
     WorkerAsleep,
     WorkerExited,
     WorkerReady,
 )
-from muxd.core.progress import Progress, progress_of
+from muxd.core.progress import Progress, ScalingProgress, progress_of
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook
+from .playbook import Playbook, replicas
 
 
 def look(book: Playbook, name: str, now: float) -> Progress:
@@ -123,3 +126,25 @@ def test_how_long_a_drain_takes_is_told_by_how_much_is_in_flight():
     play(book, DemandReported(71, 3, 1))
     assert look(book, "a", 71).eta == pytest.approx(25 / (25 / 12) + 2 + 1, abs=0.1)
     assert look(book, "a", 130).eta == pytest.approx(12 + 2 + 1, abs=0.1), "whoever is left takes as long as before"
+
+
+def test_an_order_to_scale_tells_how_many_serve_and_what_the_others_do():
+    zero, one = "http://q/0", "http://q/1"
+    book = play(
+        Playbook(replicas("q", *(frozenset({gpu}) for gpu in "01"), at_first=1)),
+        LeaseAsked(0, 1, "q"),
+        WorkerReady(1, "q/router", "http://q"),
+        WorkerReady(10, "q/0", zero),
+        RouterSynced(10, "q", (zero,)),
+    )
+    assert look(book, "q", 12).scaling is None
+    play(book, OrderGiven(20, 9, "q", Verb.SCALE, replicas=2))
+    assert look(book, "q", 22) == Progress(
+        "scaling", (), 12, None, scaling=ScalingProgress(1, 2, (("q/1", "starting"),))
+    )
+    play(book, WorkerReady(30, "q/1", one))
+    assert look(book, "q", 31).scaling == ScalingProgress(1, 2, (("q/1", "ready"),)), "its router does not know it yet"
+    play(book, RouterSynced(32, "q", (zero, one)))
+    assert look(book, "q", 33).scaling is None
+    play(book, OrderGiven(40, 10, "q", Verb.SCALE, replicas=1))
+    assert look(book, "q", 41).scaling == ScalingProgress(1, 1, (("q/1", "draining"),))

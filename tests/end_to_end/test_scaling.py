@@ -107,14 +107,17 @@ def test_from_none_to_two_and_to_none_again_by_load_with_no_request_refused(muxd
 
 
 def test_an_order_scales_a_group_of_fixed_size_down_to_none_and_a_request_brings_one_back(muxd):
-    muxctl(muxd, "scale", "fixed", "3")
+    said = muxctl(muxd, "scale", "fixed", "3").splitlines()
+    assert said[0].startswith("fixed: 0 of 3 replicas ready, fixed/0 is starting"), said
+    assert said[-1].startswith("fixed: 3 replicas are ready after "), said
     assert replicas(muxd, "fixed")["ready"] == 3
+    assert muxctl(muxd, "scale", "fixed", "3") == "fixed: 3 replicas are ready already\n"
     muxctl(muxd, "scale", "fixed", "1")
     assert replicas(muxd, "fixed") == {
         "wanted": 1, "ready": 1, "min": 0, "max": 3, "automatic": False, "lacks": None
     }  # fmt: skip
     text = muxd.ask("fixed")
-    muxctl(muxd, "scale", "fixed", "0")
+    assert "fixed is asleep, with no replica on a GPU" in muxctl(muxd, "scale", "fixed", "0")
     assert muxd.state("fixed") == "asleep"
     assert muxd.ask("fixed") == text
     assert replicas(muxd, "fixed")["ready"] == 1

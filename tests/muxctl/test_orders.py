@@ -185,3 +185,32 @@ def test_a_model_is_let_go(muxd, muxctl):
 def test_one_that_nobody_holds_is_told(muxd, muxctl):
     muxd.scripts["POST /v1/models/qwen/unhold"] = lambda talk: talk.error(409, "not_held", "no operator holds qwen")
     assert muxctl("unhold", "qwen") == (3, "", "muxctl: no operator holds qwen\n")
+
+
+def scaling(ready, wanted, **workers):
+    states = {name.replace("_", "/"): state for name, state in workers.items()}
+    told = TOLD | {"phase": "scaling", "elapsed_s": 0.0, "eta_s": 2.1 * ("starting" in states.values())}
+    return told | {"replicas": {"ready": ready, "wanted": wanted}, "workers": states}
+
+
+def test_a_scaling_tells_how_many_replicas_serve_what_the_others_do_and_how_many_are_ready_in_the_end(tells, muxctl):
+    steps = scaling(1, 3, qwen_1="waking", qwen_2="starting"), scaling(2, 3, qwen_2="ready")
+    tells("scale", *steps, DONE | {"state": "ready", "elapsed_s": 0.01})
+    assert muxctl("scale", "qwen", "3")[1].splitlines() == [
+        "qwen: 1 of 3 replicas ready, qwen/1 is waking, qwen/2 is starting, scaled in about 2s",
+        "qwen: 2 of 3 replicas ready, qwen/2 waits for its router",
+        "qwen: 3 replicas are ready after 0.0s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "state", "said"),
+    [
+        ("1", "ready", "qwen: 1 replica is ready already"),
+        ("2", "ready", "qwen: 2 replicas are ready already"),
+        ("0", "asleep", "qwen is asleep, with no replica on a GPU; its next request brings it back"),
+    ],
+)
+def test_a_scaling_that_changes_nothing_or_ends_with_no_replica_says_so(tells, muxctl, count, state, said):
+    tells("scale", DONE | {"state": state, "elapsed_s": 0.01})
+    assert muxctl("scale", "qwen", count) == (0, f"{said}\n", "")
