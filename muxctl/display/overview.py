@@ -322,7 +322,7 @@ def _other_workers(model: Model) -> str:
 
 
 def _next(model: Model) -> str:
-    """Return what happens to the model next; "" for one at rest, which simply wakes when it is asked for."""
+    """Return what happens to the model next; "" for one at rest, which simply wakes when it is asked for, and can."""
     if model.get("next"):
-        return "" if _rests(model) else plain(model["next"])
+        return "" if _rests(model) and not model["next"].startswith("cannot ") else plain(model["next"])
     return "" if model["retry_in_s"] is None else f"tries again in {duration(model['retry_in_s'])}"

@@ -274,6 +274,21 @@ class Placement:
             return []
         return self._fixed(group.gpus, partial(self._shortfall, group), group)
 
+    def kept_out_by(self, group: Group) -> list[Group]:
+        """Return the groups that leave for nobody, without which a group at rest could come somewhere; none: it can."""
+        if not self._host.fixed or self.must_start_anew(group):
+            return []
+        if group.is_placed:
+            return self.fixed_in_the_way(group)
+        found: dict[str, Group] = {}
+        worker = group.serving[0]
+        for gpus in self._gpu_sets(worker, frozenset()):
+            lacks = partial(self._host.ledger.shortfall, "", dict.fromkeys(gpus, worker.share))
+            if not (fixed := self._fixed(gpus, lacks, group)):
+                return []
+            found |= {other.name: other for other in fixed}
+        return list(found.values())
+
     def _fixed(self, gpus: frozenset[GpuId], lacks: Lacks, but: Group | None = None) -> list[Group]:
         fixed = [other for other in self._host.fixed if other is not but and other.is_fixed]
         if not fixed:
@@ -528,6 +543,21 @@ class Placement:
         has = (f"{room[gpu] / GIB:.1f} GiB for it: {who[gpu]}" for gpu in short)
         each = ", ".join(f"it needs {need}, which has {left}" for need, left in zip(wanted, has, strict=True))
         return f"cannot be loaded now: {each}; end that, or wait"
+
+
+def why_kept_out(group: Group, fixed: Sequence[Group]) -> str:
+    """Return, as a phrase after its name, that a group cannot come while others stay that leave for nobody."""
+    pinned = [other for other in fixed if other.is_pinned]
+    names = " and ".join(other.name for other in pinned or fixed)
+    are = "are" if len(pinned or fixed) > 1 else "is"
+    if not pinned:
+        longest = max(other.spec.sheltered_for for other in fixed)
+        why = f"{names} {are} in use, and kept for {longest:.0f} s after the last request (evict)"
+        return f"cannot be loaded now: {why}; `muxctl switch {group.name}` goes before that"
+    how = "pinned" if any(other.spec.pinned for other in pinned) else "held by an operator"
+    there = f"{names} {are} {how}, and {group.name} does not fit beside {'them' if len(pinned) > 1 else 'it'}"
+    verb = "stop" if pinned[0].spec.pinned else "unhold"
+    return f"cannot be loaded: {there}; `muxctl {verb} {pinned[0].name}` makes room"
 
 
 def _may_be_on(worker: Worker) -> Hashable:

@@ -14,6 +14,7 @@ from .events import Verb
 from .group import Cycle, Group, Validation
 from .host_state import HostState
 from .idling import Idling
+from .placement import why_kept_out
 from .states import AT_REST, COMING, LEAVING, WorkerState
 from .switching import Switching
 from .worker import Cost, Worker
@@ -168,6 +169,8 @@ def _next_at_rest(host: HostState, switching: Switching, group: Group, now: floa
         return "waits until its GPU is given back: it is lent"
     if crowded := host.placement.crowded_out(group):
         return crowded
+    if kept_out_by := host.placement.kept_out_by(group):
+        return why_kept_out(group, kept_out_by)
     if group.wanted or switching.is_coming(group):
         holders = " and ".join(b.group.name for b in switching.in_the_way(group))
         if not holders and (others := switching.claimants(group)):

@@ -75,6 +75,7 @@ from .ledger import HOST_RAM
 from .lineup import AT_ONCE
 from .loans import Loans
 from .orders import Orders, why_not_to_level, why_not_to_validate
+from .placement import why_kept_out
 from .prefetching import Prefetching
 from .scaling import Scaler, dispensable, spares_in_order, why_not_to_scale
 from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role, Troubles
@@ -535,9 +536,10 @@ class Scheduler:
         if self._placement.must_start_anew(group):
             return None  # it is started anew elsewhere
         if fixed := self._placement.fixed_in_the_way(group):
+            text = f"model {group.name} {why_kept_out(group, fixed)}"
             if any(other.is_pinned for other in fixed):
-                return "pinned_in_the_way", _pinned_text(group, [other for other in fixed if other.is_pinned]), None
-            return self._sheltered_in_the_way(group, fixed)
+                return "pinned_in_the_way", text, None
+            return "model_in_use", text, self._until_unsheltered(fixed)
         if crowded := self._placement.crowded_out(group):
             return "gpu_memory_taken", f"model {group.name} {crowded}", CROWDED_RETRY
         if group.lost_role and self.host.now < group.retry_at:
@@ -551,18 +553,13 @@ class Scheduler:
             )
         return None
 
-    def _sheltered_in_the_way(self, group: Group, others: Sequence[Group]) -> tuple[str, str, float | None]:
-        """Return the refusal of a group that would have to wait until others have been unused for long enough."""
-        names = " and ".join(other.name for other in others)
-        longest = max(other.spec.sheltered_for for other in others)
+    def _until_unsheltered(self, others: Sequence[Group]) -> float:
+        """Return the seconds until others have been unused for long enough, at least one."""
         left = max(
             other.spec.sheltered_for if other.in_use else other.unused_since + other.spec.sheltered_for - self.host.now
             for other in others
         )
-        are = "are" if len(others) > 1 else "is"
-        why = f"{names} {are} in use, and kept for {longest:.0f} s after the last request (evict)"
-        way = f"`muxctl switch {group.name}` goes before that"
-        return "model_in_use", f"model {group.name} cannot be loaded now: {why}; {way}", max(1.0, left)
+        return max(1.0, left)
 
     def _refuse_hopeless(self, groups: Iterable[Group]) -> Iterator[Command]:
         """End the waits for these groups that no switch can end."""
@@ -684,15 +681,6 @@ class Scheduler:
         if wanted != self._timer:
             self._timer = wanted
             yield SetTimer(wanted)
-
-
-def _pinned_text(group: Group, fixed: Sequence[Group]) -> str:
-    names = " and ".join(other.name for other in fixed)
-    are = "are" if len(fixed) > 1 else "is"
-    how = "pinned" if any(other.spec.pinned for other in fixed) else "held by an operator"
-    there = f"{names} {are} {how}, and {group.name} does not fit beside {'them' if len(fixed) > 1 else 'it'}"
-    verb = "stop" if fixed[0].spec.pinned else "unhold"
-    return f"model {group.name} cannot be loaded: {there}; `muxctl {verb} {fixed[0].name}` makes room"
 
 
 def _not_configured(name: str) -> tuple[str, str, float | None]:

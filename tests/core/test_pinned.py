@@ -33,6 +33,7 @@ from muxd.core.events import (
 )
 from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
+from muxd.core.view import CoreView
 
 from .playbook import Playbook, anywhere, single
 
@@ -69,6 +70,22 @@ def test_who_does_not_fit_beside_a_pinned_model_is_refused_at_once(specs):
     assert book >> SwitchAsked(10, 8, "b") << FailSwitch(8, "pinned_in_the_way", TEXT)
     assert book >> OrderGiven(11, 7, "b", Verb.START) << FailOrder(7, "pinned_in_the_way", TEXT)
     assert book.state("a") is WorkerState.READY
+
+
+@pytest.mark.parametrize("specs", [SIZED, WHOLE, MIXED, OTHER], ids=["sized", "whole", "mixed", "other"])
+def test_status_says_of_who_does_not_fit_that_it_cannot_come_and_because_of_whom(specs):
+    book = awake(*specs)
+    assert CoreView(book.scheduler).group("b", 9).next_step == TEXT.removeprefix("model b ")
+    book = book >> OrderGiven(10, 7, "a", Verb.STOP)
+    assert CoreView(book.scheduler).group("b", 11).next_step == "starts at its next request"
+
+
+def test_status_says_so_of_one_for_which_any_gpu_will_do_only_where_all_are_taken():
+    for gpus, said in ((("0",), TEXT.removeprefix("model b ")), (("0", "1"), "starts at its next request")):
+        book = awake(single("a", pinned=True), anywhere("b", 1, *gpus))
+        before = book.group("b").gpus
+        assert CoreView(book.scheduler).group("b", 9).next_step == said
+        assert book.group("b").gpus == before, "a look settles nothing"
 
 
 def test_who_fits_beside_it_is_loaded():

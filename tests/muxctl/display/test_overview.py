@@ -84,6 +84,8 @@ def test_a_note_says_what_happens_next_unless_nothing_is_asked_of_the_model():
     assert note(RESTS) == "sleep level 2"
     assert note(RESTS | {"level": 0}) == "sleep level 0"
     assert note(RESTS, brief=True) == ""
+    kept_out = "cannot be loaded: a is pinned, and b does not fit beside it; `muxctl stop a` makes room"
+    assert note(RESTS | {"next": kept_out}, brief=True) == kept_out
     waits = RESTS | {"waiting": 1, "oldest_wait_s": 3, "next": "waits for alpha to finish 2 requests"}
     assert note(waits) == "waits for alpha to finish 2 requests; oldest waits 3s; sleep level 2"
     assert note(BACKOFF | {"next": "starts again in 4s", "reason": None, "last_exit": None}).startswith(
