@@ -162,16 +162,14 @@ def _validate(options: Namespace, read: Callable[[], Config]) -> int:
 
 
 def _demo(options: Namespace) -> int:
-    import tempfile
-
-    from .demo import FOLDER, PORT, free_port, killed_demo, open_console, write_demo_config
+    from .demo import PORT, demo_folder, free_port, killed_demo, open_console, write_demo_config
     from .ports import CannotListen, listen_at
 
     port, options.listen_port = PORT if options.listen_port is None else options.listen_port or free_port(), None
     if options.config is not None or _added(options) is not None:
         raise ConfigError(["--demo brings its own models and settings; beside it goes --listen-port, and no more"])
-    with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
-        path = write_demo_config(Path(folder), port, free_port() if options.ui else None)
+    with demo_folder() as folder:
+        path = write_demo_config(folder, port, free_port() if options.ui else None)
         demo = _load(path)
         try:
             listen_at(demo.proxy.host, port).close()

@@ -7,6 +7,7 @@ fails if anything went wrong.
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import tempfile
 import threading
 import time
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,22 @@ def write_demo_config(folder: Path, port: int = PORT, ui_port: int | None = None
     return path
 
 
+@contextmanager
+def demo_folder() -> Iterator[Path]:
+    """Yield a folder for one demo.  It is removed in the end, but kept and named where an error leaves logs in it."""
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER))
+    try:
+        yield folder
+    except BaseException as error:
+        is_meant = isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and not error.code)
+        if not is_meant and any(folder.glob("logs/*")):
+            print(f"the demo failed: its configuration and its logs are kept in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
+
+
 def killed_demo(port: int) -> Path | None:
     """Return the configuration of this user's demo at this port that was killed, and so has left its processes."""
     for path in Path(tempfile.gettempdir()).glob(f"{FOLDER}*/muxd.toml"):
@@ -100,8 +118,7 @@ def open_console(control: Path, ui_port: int) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix=FOLDER) as name:
-        folder = Path(name)
+    with demo_folder() as folder:
         port = free_port()
         config = write_demo_config(folder, port)
         say("SIMULATED: two pretend models take turns on one pretend GPU; processes, switches and HTTP are real.")

@@ -8,11 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from muxd.demo import demo_folder
 
 
 @pytest.fixture
@@ -114,6 +117,32 @@ def test_a_demo_waits_for_its_console_and_leaves_no_file(tmp_path):
     assert (demo.returncode, len(ports)) == (0, 2)
     assert not list(tmp_path.glob("muxd-demo-*"))
     assert _pid_of_the_console(str(tmp_path)) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "has_logs", "is_kept"),
+    [
+        (RuntimeError("a bug"), True, True),
+        (SystemExit("muxd ended with status 1"), True, True),
+        (RuntimeError("before anything ran"), False, False),
+        (SystemExit(0), True, False),
+        (KeyboardInterrupt(), True, False),
+        (None, True, False),
+    ],
+)
+def test_the_folder_of_a_demo_that_fails_is_kept_for_its_logs_and_named(
+    monkeypatch, tmp_path, capsys, error, has_logs, is_kept
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with suppress(BaseException), demo_folder() as folder:
+        if has_logs:
+            (folder / "logs").mkdir()
+            (folder / "logs/muxd.log").write_text("what happened")
+        if error is not None:
+            raise error
+    assert folder.exists() is is_kept
+    told = f"the demo failed: its configuration and its logs are kept in {folder}\n" if is_kept else ""
+    assert capsys.readouterr().err == told
 
 
 def _pid_of_the_console(folder: str) -> int:

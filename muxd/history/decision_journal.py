@@ -188,8 +188,10 @@ def read_journal(path: Path) -> tuple[Scheduler, float, Iterator[Decision]]:
     if not data.startswith(_MAGIC):
         raise NotAJournal(f"{path} is no journal of muxd's decisions; state_dir/decisions.journal is one")
     records = _records(data)
+    if (first := next(records, None)) is None:
+        raise NotAJournal(f"{path} was not written as far as its first record ends: nothing can be read of it")
     try:
-        version, began, core = thaw(next(records))
+        version, began, core = thaw(first)
         if version != __version__:
             raise NotAJournal(f"{path} is of muxd {version}, and this is {__version__}: replay it with that one")
         scheduler = thaw(core)

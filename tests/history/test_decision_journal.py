@@ -113,7 +113,8 @@ def test_an_end_that_was_not_written_whole_is_left_out(tmp_path):
     [
         (None, "muxd keeps its journal in state_dir/decisions.journal"),
         (b"hello", "is no journal of muxd's decisions"),
-        (b"muxd decisions 1\n", "is damaged at its beginning"),
+        (b"muxd decisions 1\n", "was not written as far as its first record ends: nothing can be read of it"),
+        (b"muxd decisions 1\n\x04\0\0\0abc", "was not written as far as its first record ends"),
         (b"muxd decisions 1\n\x04\0\0\0abcd", "is damaged at its beginning"),
     ],
 )
