@@ -182,7 +182,7 @@ class RequestParser:
             return []
         text = b""
         if self._known_heads is not None and not self.mid_message and len(data) <= _MOST_AT_ONCE:
-            text = bytes(data)
+            text = data if type(data) is bytes else bytes(data)
             known = self._known
             if known is not None and (parts := known.parts(text, self._max_body)) is not None:
                 return [Request(known.method, known.target, parts[0], parts[1], "1.1", True, 0, known)]

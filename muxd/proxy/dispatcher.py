@@ -89,6 +89,8 @@ class RequestDispatcher:
         """Return the complete response, or the object that will send it later."""
         if self._heads.find_plain(request):
             record = RequestRecord(self._recorder, request, client.address)
+            if not self.keyring.by_digest:
+                return self._answer_plain(client, request, record, None)
         else:
             record = self._record(request, client.address)
         try:

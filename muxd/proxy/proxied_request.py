@@ -150,7 +150,6 @@ class ProxiedRequest:
         self._lines = self._own_lines if ruled else lines
         self._ruled = ruled
         self._upstream_timeout = pace.upstream_timeout
-        self._gaps = lease.meter.gaps
         new_usage = USAGE_READERS.get(to.label)
         if new_usage is not None:
             self._usage = new_usage()
@@ -170,7 +169,9 @@ class ProxiedRequest:
             self._comments = False
         self.since = record.arrived
         self._give_up_at = self.since + lease.terms.switch_timeout
-        self.deadline = min(self._give_up_at, self.since + self._comment_interval)
+        self.deadline = self._give_up_at
+        if self._comment_interval != inf:
+            self.deadline = min(self._give_up_at, self.since + self._comment_interval)
 
     # Asked by the activity
 
@@ -429,6 +430,7 @@ class ProxiedRequest:
                 self.deadline = inf
                 self._client.heed()
             if self._stream:
+                self._gaps = self._lease.meter.gaps
                 self._last_bytes = monotonic()
                 self._record.first_byte = self._last_bytes - self._record.arrived
                 self._lease.meter.first_byte(self._record.first_byte)

@@ -78,23 +78,40 @@ class Connection:
             return
         try:
             sent = self.sock.send(data)
-        except BlockingIOError:
-            sent = 0
         except OSError as error:
-            self.outbox.append(memoryview(data))  # so that `unsent` counts it
-            self._on_send_error(error)
-            return
-        if sent < len(data):
-            self.outbox.append(memoryview(data)[sent:])
-            self.on_kept()
+            self._keep_all(data, error)
+        else:
+            if sent < len(data):
+                self._keep(data, sent)
 
     def write(self) -> None:
-        """Give the kernel what was sent in this turn; the reactor calls this at the turn's end."""
+        """Give the kernel what was sent in this turn; the reactor calls this at the turn's end.
+
+        The first half is that of `relay`: a call of it would cost as much as all else here.
+        """
         data, self._written = self._written, b""
-        if data:
-            self.relay(data)
+        if data:  # then the outbox is empty
+            try:
+                sent = self.sock.send(data)
+            except OSError as error:
+                self._keep_all(data, error)
+            else:
+                if sent < len(data):
+                    self._keep(data, sent)
         if not self.outbox and not self.closed:
             self.on_sent()
+
+    def _keep(self, data: bytes, sent: int) -> None:
+        self.outbox.append(memoryview(data)[sent:])
+        self.on_kept()
+
+    def _keep_all(self, data: bytes, error: OSError) -> None:
+        """Keep data that the kernel did not take, for now or, as the peer is gone, so that `unsent` counts it."""
+        if isinstance(error, BlockingIOError):
+            self._keep(data, 0)
+        else:
+            self.outbox.append(memoryview(data))
+            self._on_send_error(error)
 
     def _write(self) -> None:
         """Give the kernel what was sent in this turn, before the turn's end."""

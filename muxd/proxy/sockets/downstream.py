@@ -12,6 +12,7 @@ The connection's deadline belongs to its current state: the code that ends a sta
     IDLE, HEAD, BODY, LINGERING             that of the phase
 """
 
+import select
 import socket
 import struct
 from collections import deque
@@ -29,6 +30,8 @@ from .connection import Connection
 from .context import CompleteResponse, ConnectionContext, DeliveryReport, PendingResponse
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
 
+_DATA = select.EPOLLIN | select.EPOLLOUT  # the mask of an event that brings bytes and no end
+_READ_AT_ONCE = 16 * 1024  # bytes of a read between two requests; those of a body are larger
 _TURNS = 8  # reads in a row until other connections get their turn
 _PROBES = 2
 _PROBE_AGAIN = 1.0  # seconds between two probes
@@ -101,6 +104,13 @@ class ClientConnection(Connection):
     # Called by the reactor
 
     def on_event(self, mask: int) -> None:
+        if mask == _DATA and not self.outbox:  # as nearly always
+            self._unread = True
+            if self.pending is None:
+                self._reading = True
+                self._read_some()
+                self._reading = False
+            return
         if mask & BROKEN:
             self.on_lost()
             return
@@ -116,16 +126,17 @@ class ClientConnection(Connection):
                 self._read()
 
     def on_sent(self) -> None:
-        if self.pending is None:
-            self._on_all_sent()
-
-    def _on_all_sent(self) -> None:
-        """Handle that the kernel has all bytes, while no response is pending."""
-        self._report_delivery(0)
+        """Handle that the kernel has all bytes: where no response is pending, the last one is delivered."""
+        if self.pending is not None:
+            return
+        if self._receipt is not None:
+            self._report_delivery(0)
         if self.phase is _LEAVING:
             self._linger()
-        else:
+        elif self._backlog:
             self._advance()
+        elif self.phase is not _LINGERING:
+            self._await_request()
 
     def _on_writable(self) -> None:
         if self.flush():
@@ -137,7 +148,7 @@ class ClientConnection(Connection):
             self.heed()
             self.pending.on_drained()
         else:
-            self._on_all_sent()
+            self.on_sent()
 
     def on_deadline(self) -> None:
         if self.outbox or self.phase in (_IDLE, _LINGERING):
@@ -217,46 +228,49 @@ class ClientConnection(Connection):
 
     def _read_some(self) -> None:
         buffer = self.reactor.buffer
+        data: bytes | memoryview
         for _ in range(_TURNS):
-            if self.closed or self.phase in (_BUSY, _LEAVING):
+            phase = self.phase
+            if phase is _BUSY or phase is _LEAVING or self.closed:
                 return
+            most = READ_SIZE if phase is _BODY else _READ_AT_ONCE
             try:
-                size = self.sock.recv_into(buffer)
+                data = buffer[: self.sock.recv_into(buffer)] if phase is _BODY else self.sock.recv(most)
             except BlockingIOError:
                 self._unread = False
                 return
             except OSError:
                 self.on_lost()
                 return
-            if not size:
+            if not data:
                 self.close()  # no request is being answered: one that is half sent never will be
                 return
-            if size < READ_SIZE and not self._ended:
+            if len(data) < most and not self._ended:
                 self._unread = False  # a short read has emptied the socket: an edge comes with more bytes
-            if self.phase is not _LINGERING:
-                self._feed(buffer[:size])
+            if phase is not _LINGERING:
+                self._feed(data)
             if not self._unread:
                 return
         self.reactor.again(self._read)
 
-    def _feed(self, data: memoryview) -> None:
+    def _feed(self, data: bytes | memoryview) -> None:
         try:
             requests = self._parser.feed(data)
         except MuxdError as error:
             self._refuse(Refusal.of(error))
             return
-        parser = self._parser
+        parser, context = self._parser, self._context
         held, heads = (parser.buffered, parser.head_bytes) if parser.mid_message else (0, 0)
         for request in requests:
             self._backlog.append(request)
             held += len(request.body)
             heads += request.head_size
-        self._context.held += held - self._held
+        context.held += held - self._held
         self._held = held
         if heads or self._held_heads:
             self._set_held_heads(heads)
-        if (held and self._context.held > self._context.limits.buffer_memory) or (
-            heads and self._context.heads > self._context.limits.head_memory
+        if (held and context.held > context.limits.buffer_memory) or (
+            heads and context.heads > context.limits.head_memory
         ):
             self._refuse(_no_memory())
             return

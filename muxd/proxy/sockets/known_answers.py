@@ -9,6 +9,8 @@ Kept is only a head of HTTP/1.1 with one Content-Length, on a connection that st
 error's, and no status's without a body.
 """
 
+import re
+
 from httptools import HttpParserError, HttpResponseParser
 
 from muxd.http.known_heads import LONGEST_KNOWN, TRACES, UNUSUAL, around
@@ -19,43 +21,29 @@ from .stream_formats import kind_of
 _LENGTH, _DATE = b"content-length", b"date"
 _VARYING = frozenset((_LENGTH, _DATE, *TRACES))
 _WITHOUT_BODY = frozenset((204, 304))
-_SIGNS = b" ,:-_./=+"  # in dates and ids, beside letters and digits
-_MOST_DIGITS = 10  # of a Content-Length
-_LONGEST_VALUE = 128  # bytes of a date or an id
+_FIGURE = rb"([0-9]{1,10}+)"
+_VALUE = rb"[A-Za-z0-9 ,:_./=+-]{1,128}+"  # of a date, or an id
 
 
 class KnownAnswer:
     """A response's parsed head: its status, the size of its status line, and whether the body is compressed."""
 
-    __slots__ = ("_begin", "_gaps", "is_encoded", "line_size", "status")
+    __slots__ = ("_match", "is_encoded", "line_size", "status")
 
-    def __init__(self, status: int, pieces: tuple[bytes, ...], are_figures: list[bool], *, is_encoded: bool) -> None:
-        """Take the bytes around the gaps, and which of the gaps is the figure of Content-Length."""
+    def __init__(self, status: int, pieces: tuple[bytes, ...], gaps: list[bytes], *, is_encoded: bool) -> None:
+        """Take the bytes around the gaps, and the pattern of each gap; one is `_FIGURE`."""
         self.status = status
         self.is_encoded = is_encoded
-        self._begin = pieces[0]
         self.line_size = pieces[0].index(b"\r\n") + 2
-        self._gaps = tuple(zip(are_figures, pieces[1:], strict=True))
+        parts = [re.escape(pieces[0])]
+        for gap, following in zip(gaps, pieces[1:], strict=True):
+            parts += (gap, re.escape(following))
+        self._match = re.compile(b"".join(parts)).match
 
     def begins(self, data: bytes) -> bool:
         """Return whether `data` is one whole response with this head."""
-        if not data.startswith(self._begin):
-            return False
-        at, size = len(self._begin), -1
-        for is_figure, following in self._gaps:
-            end = data.find(b"\r", at, at + (_MOST_DIGITS if is_figure else _LONGEST_VALUE) + 1)
-            if end < 0 or not data.startswith(following, end):
-                return False
-            value = data[at:end]
-            if not is_figure:
-                if not value.translate(None, _SIGNS).isalnum():
-                    return False
-            elif value.isdigit():
-                size = int(value)
-            else:
-                return False
-            at = end + len(following)
-        return at + size == len(data)
+        found = self._match(data)
+        return found is not None and found.end() + int(found[1]) == len(data)
 
 
 def known_answer(data: bytes) -> KnownAnswer | None:
@@ -76,8 +64,8 @@ def known_answer(data: bytes) -> KnownAnswer | None:
     pieces = around(seen.headers, indices, head, _is_usual)
     if pieces is None:
         return None
-    are_figures = [names[index] == _LENGTH for index in indices]
-    return KnownAnswer(status, pieces, are_figures, is_encoded=b"content-encoding" in names)
+    gaps = [_FIGURE if names[index] == _LENGTH else _VALUE for index in indices]
+    return KnownAnswer(status, pieces, gaps, is_encoded=b"content-encoding" in names)
 
 
 class _Seen:
@@ -91,6 +79,4 @@ class _Seen:
 
 
 def _is_usual(name: bytes, value: bytes) -> bool:
-    if name == _LENGTH:
-        return value.isdigit() and len(value) <= _MOST_DIGITS
-    return len(value) <= _LONGEST_VALUE and value.translate(None, _SIGNS).isalnum()
+    return re.fullmatch(_FIGURE if name == _LENGTH else _VALUE, value) is not None

@@ -154,7 +154,7 @@ class Upstream(Connection):
     def ask(self, asker: ResponseReceiver, head: bytes, body: bytes, first_byte_timeout: float = inf) -> None:
         self.asker = asker
         self._request_size = len(head) + len(body)
-        self._asked_at = monotonic()
+        self._asked_at = self.reactor.now
         self._first_byte_timeout = first_byte_timeout
         if self.connecting:
             self.deadline = self.reactor.after(CONNECT_TIMEOUT)

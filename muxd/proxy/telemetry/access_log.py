@@ -1,6 +1,6 @@
 """One line for every request, save probes: text for people, JSON for machines.
 
-`record` formats a line at once, in 2 us (timeit), and never waits; a thread writes the lines later.  If the thread
+`record` formats lines at once, in 2 us each (timeit), and never waits; a thread writes the lines later.  If the thread
 formatted them too, that work would come in lumps, and the serving thread would wait for the interpreter's lock.
 
 A value that a client chooses cannot break a line or forge another: a value that is not plain is quoted and escaped.
@@ -9,6 +9,7 @@ The query of a target is not logged, since people put secrets into it.
 
 import json
 import logging
+from collections.abc import Iterable
 from math import inf
 from pathlib import Path
 from threading import Lock
@@ -111,40 +112,44 @@ class AccessLog:
         self._one_at_a_time = trio.CapacityLimiter(1)
         self._failing = False  # the last write failed
 
-    def record(self, record: "RequestRecord") -> None:
-        """Log a request that has ended, but for a probe of /health that went well: muxd alone sends 17280 a day."""
-        if record.target == b"/health" and record.status == 200:
-            return
-        at = record.ended_at
-        second = int(at)
-        if second != self._second:
-            self._second, self._stamp = second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
-        target = record.target
-        if b"?" in target:
-            target = target.partition(b"?")[0]
-        asked = (record.address, record.key, record.method, target, record.route, record.model)
-        ended = (record.status, record.how, record.code)
-        id = record.id.text
-        line = self._form.line % (
-            self._stamp,
-            (at - second) * 1000,
-            self._parts.get(asked) or self._asked_part(asked),
-            self._parts.get(ended) or self._ended_part(ended),
-            record.seconds,
-            self._form.time % record.waited if record.waited else self._form.no_wait,
-            self._form.no_time if record.first_byte is None else self._form.time % record.first_byte,
-            record.received,
-            record.sent,
-            record.tokens[0],
-            record.tokens[2],
-            record.replays,
-            self._plain % id if id.isalnum() and id.isascii() else self._quote(id),  # one made here takes no call
-        )
-        size = self._waiting + len(line)
-        if size + self._writing > _MOST:
-            self.dropped += 1
-            return
-        self._lines.append(line)
+    def record(self, records: "Iterable[RequestRecord]") -> None:
+        """Log requests that have ended, but for probes of /health that went well: muxd alone sends 17280 a day."""
+        form, plain, known = self._form, self._plain, self._parts
+        size, room = self._waiting, _MOST - self._writing
+        for record in records:
+            status, target = record.status, record.target
+            if target == b"/health" and status == 200:
+                continue
+            at = record.ended_at
+            second = int(at)
+            if second != self._second:
+                self._second, self._stamp = second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+            if target.find(b"?") >= 0:
+                target = target.partition(b"?")[0]
+            asked = (record.address, record.key, record.method, target, record.route, record.model)
+            ended = (status, record.how, record.code)
+            id = record.id.text
+            prompt, _, completion = record.tokens
+            line = form.line % (
+                self._stamp,
+                (at - second) * 1000,
+                known.get(asked) or self._asked_part(asked),
+                known.get(ended) or self._ended_part(ended),
+                record.seconds,
+                form.time % record.waited if record.waited else form.no_wait,
+                form.no_time if record.first_byte is None else form.time % record.first_byte,
+                record.received,
+                record.sent,
+                prompt,
+                completion,
+                record.replays,
+                plain % id if id.isalnum() and id.isascii() else self._quote(id),  # one made here takes no call
+            )
+            if size + len(line) > room:
+                self.dropped += 1
+                continue
+            self._lines.append(line)
+            size += len(line)
         self._waiting = size
         if size > self._threshold:
             self._threshold_passed.set()

@@ -77,26 +77,29 @@ class Activity:
         self._ended_count = 0
         self._taken = monotonic()
 
-    def end(self, record: RequestRecord) -> None:
-        """Take a request in that has ended, unless it named no model."""
-        if not record.model:
-            return
-        name = (record.key, record.model)
-        tally = self._keys.get(name)
-        if tally is None:
-            tally = self._keys[name] = _KeyTally()
-        tally.requests += 1
-        tally.refused += record.how == "refused"
-        prompt, cached, completion = record.tokens
-        tally.prompt += prompt
-        tally.cached += cached
-        tally.completion += completion
-        if not completion and record.events:
-            completion = event_tokens(record)
-            tally.event_tokens += completion
-        self._count(record, completion)
-        self._ended.append(record)
-        self._ended_count += 1
+    def end(self, records: Iterable[RequestRecord]) -> None:
+        """Take requests in that have ended, but for those that named no model."""
+        keys, ended = self._keys, self._ended
+        for record in records:
+            if not record.model:
+                continue
+            name = (record.key, record.model)
+            tally = keys.get(name)
+            if tally is None:
+                tally = keys[name] = _KeyTally()
+            tally.requests += 1
+            if record.how == "refused":
+                tally.refused += 1
+            prompt, cached, completion = record.tokens
+            tally.prompt += prompt
+            tally.cached += cached
+            tally.completion += completion
+            if not completion and record.events:
+                completion = event_tokens(record)
+                tally.event_tokens += completion
+            self._count(record, completion)
+            ended.append(record)
+            self._ended_count += 1
 
     def take(self) -> ActivityReport | None:
         """Return what was not told yet, as told from now on; None where that is nothing."""

@@ -92,7 +92,9 @@ class ModelMetrics:
         """Count a request that ended with `status` after `seconds`; `route` is of a bounded set, no client's words."""
         key = (route, status)
         self.finished_by[key] = self.finished_by.get(key, 0) + 1
-        self.requests.add(seconds)
+        requests = self.requests
+        requests.counts[bisect_left(requests.bounds, seconds)] += 1
+        requests.total += seconds
 
     def tokens(self, prompt: int, cached: int, completion: int) -> None:
         """Count a response's tokens; `cached` of the `prompt` tokens were not computed again."""

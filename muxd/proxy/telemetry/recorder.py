@@ -55,7 +55,9 @@ class Recorder:
     def flush(self) -> None:
         """Write the records of all requests that have ended."""
         ended, self._ended = self._ended, []
+        wall = time() - monotonic()
         for record in ended:
+            record.ended_at = record.arrived + record.seconds + wall
             meter = record.meter
             if meter is not None:
                 meter.finished(record.route, record.status, record.seconds)
@@ -63,9 +65,10 @@ class Recorder:
                     meter.tokens(*record.tokens)
                 if record.waited:
                     meter.waited(record.waited)
-            self._activity.end(record)
-            if self.log is not None:
-                self.log.record(record)
+        self._activity.end(ended)
+        if self.log is not None:
+            self.log.record(ended)
+        for record in ended:
             record.target = b""  # the activity keeps some records for a while, and a target may be long
 
 
@@ -76,7 +79,7 @@ class RequestRecord:
     seconds.  `route` is of a bounded set, "" where no route was found.
 
     `end` sets `status`, `how` (ok, client_gone, cut or refused), `code` (the proxy's own error code, or "") and
-    `tokens` (of the prompt, how many of these were cached, of the completion); `delivered` sets `seconds` and
+    `tokens` (of the prompt, how many of these were cached, of the completion); `delivered` sets `seconds`, and `flush`
     `ended_at`.
     """
 
@@ -107,6 +110,8 @@ class RequestRecord:
         "told",
         "waited",
     )
+
+    ended_at: float
 
     def __init__(self, records: Recorder, request: Request, address: str) -> None:
         self.records = records
@@ -154,7 +159,6 @@ class RequestRecord:
             if self.how == "ok":
                 self.how = "client_gone"
         self.seconds = monotonic() - self.arrived
-        self.ended_at = time()
         self.records.end(self)
 
 

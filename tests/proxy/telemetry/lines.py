@@ -63,7 +63,7 @@ def record(log: AccessLog, **changed: Any) -> None:
     visit.received, visit.sent = told["received"], told["sent"]
     visit.waited, visit.first_byte, visit.seconds = told["wait"], told["ttft"], told["duration"]
     visit.tokens, visit.replays = (told["prompt"], 0, told["completion"]), told["replays"]
-    log.record(visit)
+    log.record([visit])
 
 
 async def finish(log: AccessLog) -> None:
