@@ -1,6 +1,7 @@
 """`muxctl requests`: the clients' requests that run, that wait, and that have ended; with -f those that end."""
 
 import json
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -77,6 +78,8 @@ def _list(path: str, wanted: dict[str, Any], options: Namespace) -> int:
         return ExitCode.OK
     requests = answer["requests"]
     print("\n".join(table([COLUMNS, *map(_row, requests)], _NUMBERS)))
+    if not requests and options.key is not None:
+        print(f"muxctl: no request with a key {plain(options.key)}; muxctl keys list has the keys", file=sys.stderr)
     if left_out := answer["left_out"]:
         print(f"... and {left_out} more")
     return ExitCode.OK

@@ -61,7 +61,8 @@ def run(options: Namespace) -> int:
         return ExitCode.OK
     columns = options.by or _BY
     if not rows:
-        raise CommandFailed("nothing was used in that time")
+        by = f" with a key {plain(options.key)}; muxctl keys list has the keys" if options.key is not None else ""
+        raise CommandFailed(f"nothing was used in that time{by}")
     sums = _summed(rows, ())[0]
     shown = [[*(plain(row[column]) or "-" for column in columns), *_figures(row)] for row in rows]
     head = [column.upper() for column in columns]

@@ -1,7 +1,7 @@
 """`muxctl why [MODEL]`: why a switch was made, who asked for it, and where its time went."""
 
 import json
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,7 +27,9 @@ _CAUSES = {
     "operator": "an operator switched to it, which goes ahead of the queue",
     "validation": "an operator has it validated",
     "due": "it was due: had the switch begun later, its wait would have passed its bound (wait_target {target})",
-    "best": "of those who could come it was worth most: most waiting work for a second of switch, aged by the wait",
+    "best": "requests waited for it, and for no other model that could come",
+    "best_of_several": "of the models that requests waited for and that could come it was worth most: the most work "
+    "that waits for each second of switching, and more the longer it has waited (SCORE)",
     "order": "an operator ordered it, and nobody had to leave",
     "crash": "it came back by itself after its end",
     "preload": "it is preloaded (preload = true)",
@@ -40,11 +42,19 @@ _PARTS = ("drain", "sleep", "free", "wake")
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="a model's name, or what clients call it")
     parser.add_argument("--at", metavar="TIME", help='"18:04", "2026-11-29 18:04:05", or "10min" ago')
-    parser.add_argument("-n", "--lines", metavar="N", type=int, default=1, help="so many switches, the newest last (1)")
+    parser.add_argument(
+        "-n", "--lines", metavar="N", type=_count, default=1, help="so many switches, the newest last (1)"
+    )
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:5]) > 0):
+        raise ArgumentTypeError(f"a whole number from 1, not {text!r}")
+    return int(text)
 
 
 def run(options: Namespace) -> int:
-    query = {"lines": max(1, options.lines)} | ({"model": options.name} if options.name else {})
+    query = {"lines": options.lines} | ({"model": options.name} if options.name else {})
     if options.at is not None:
         query["began_before"] = when(options.at, "--at")
     switches = ask(find_socket(options.socket), "GET", f"/v1/switches?{urlencode(query)}")["switches"]
@@ -67,15 +77,20 @@ def lines_of(switch: dict[str, Any]) -> list[str]:
     took = f" after {switch['duration_s']:.1f}s" if switch.get("duration_s") is not None else ""
     because = f": {plain(switch['reason'])}" if switch.get("reason") else ""
     head = f"{plain(switch['to'])}, {f'in the place of {source}, ' if source else ''}{began}: {result}{took}{because}"
-    cause = _CAUSES.get(switch["cause"], plain(switch["cause"]))
+    cause = _CAUSES.get(_cause(switch), plain(switch["cause"]))
     facts = [("  why", cause.format(target=_seconds(switch["wait_target_s"])))]
     if asked := [_asked(each) for each in switch["asked_by"]]:
         facts.append(("  asked by", ", ".join(asked)))
     if switch["waiting"]:
-        facts.append(("  waited", f"{_requests(switch['waiting'])}, the oldest for {_seconds(switch['waited_s'])}"))
+        oldest = f"the oldest for {_seconds(switch['waited_s'])} when the switch began"
+        facts.append(("  waited", f"{_requests(switch['waiting'])}, {oldest}"))
     if "wake_s" in switch:
         facts.append(("  took", ", ".join(f"{part} {_seconds(switch[f'{part}_s'])}" for part in _PARTS)))
     return [head, *hanging(facts), *_compared(switch["compared"])]
+
+
+def _cause(switch: dict[str, Any]) -> str:
+    return "best_of_several" if switch["cause"] == "best" and len(switch["compared"]) > 1 else str(switch["cause"])
 
 
 def _compared(compared: list[dict[str, Any]]) -> list[str]:

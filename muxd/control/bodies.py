@@ -1,5 +1,6 @@
 """Bodies and queries of control requests, validated; every BadRequest names the field that is wrong."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from math import inf, isfinite
 from typing import Annotated, TypeVar
@@ -122,12 +123,13 @@ def parse_flag(query: dict[str, str], field: str, default: bool) -> bool:
     return _TRUTHS[text]
 
 
-def check_fields(query: dict[str, str], *known: str) -> None:
+def check_fields(query: dict[str, str], known: Sequence[str]) -> None:
     """Raise BadRequest for a field of the query that is none of these: muxd would do another thing than was meant."""
     for field in query:
         if field not in known:
             near = get_close_matches(field, known, 1, 0.6)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            there = f"there are {', '.join(known)}" if known else "this route takes no query"
+            hint = f"did you mean {near[0]}?" if near else there
             raise BadRequest(f"{field}: there is no such field of the query; {hint}", field=field, known=list(known))
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from muxd import __version__
+from muxd.history.event_kinds import KINDS
 from muxd.history.series import FIELDS, STEPS
 
 from . import bodies
@@ -62,7 +63,11 @@ _OPERATIONS = {
         _LOGS,
         answer=_LINES,
     ),
-    ("GET", "/v1/events"): _Operation("What happened", {"after": _COUNT, "follow": _FLAG}, answer=_LINES),
+    ("GET", "/v1/events"): _Operation(
+        "What happened",
+        _FILTER | {"type": {"enum": sorted(KINDS)}, "after": _COUNT, "follow": _FLAG},
+        answer=_LINES,
+    ),
     ("GET", "/v1/requests"): _Operation(
         "Clients' requests",
         _FILTER | {"key": _TEXT, "state": {"enum": list(REQUEST_STATES)}, "after": _COUNT, "follow": _FLAG},

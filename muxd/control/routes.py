@@ -1,6 +1,6 @@
 """The control API's routes: which right each needs, and the handler that answers it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -83,6 +83,8 @@ _LONGEST_PATH, _LONGEST_COMPARED, _LONGEST_TOLD = 4096, 64, 256
 
 Answer = Callable[[Request, ResponseWriter, str], Awaitable[None]]  # the str: the NAME or ID in the path
 
+_LOG_FIELDS = ("lines", "since", "until", "follow", "stream")
+
 #: States of a request, as they are asked for.
 REQUEST_STATES = ("running", "waiting", "ended")
 
@@ -94,6 +96,7 @@ class ControlRoute:
     right: Right
     answer: Answer
     deed: str = ""  # completes "your user may not ..."; "" where every user with a right at the socket may do it
+    fields: Sequence[str] = ()  # of its query
 
 
 class ControlRoutes:
@@ -121,13 +124,30 @@ class ControlRoutes:
                 *(self._order_route(verb) for verb in ORDERS),
                 ControlRoute("POST", "/v1/models/NAME/validate", Right.OPERATE, self._validate, "validate models"),
                 ControlRoute("POST", "/v1/reload", Right.OPERATE, self._reload, "reload the configuration"),
-                ControlRoute("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs"),
-                ControlRoute("GET", "/v1/logs", Right.OPERATE, self._send_all_logs, "read the models' logs"),
-                ControlRoute("GET", "/v1/events", Right.READ, self._events),
-                ControlRoute("GET", "/v1/requests", Right.OPERATE, self._requests, "see clients' requests"),
-                ControlRoute("GET", "/v1/switches", Right.READ, self._switches),
-                ControlRoute("GET", "/v1/series", Right.READ, self._series),
-                ControlRoute("GET", "/v1/usage", Right.READ, self._usage),
+                ControlRoute(
+                    "GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs", _LOG_FIELDS
+                ),
+                ControlRoute(
+                    "GET", "/v1/logs", Right.OPERATE, self._send_all_logs, "read the models' logs", _LOG_FIELDS
+                ),
+                ControlRoute(
+                    "GET", "/v1/events", Right.READ, self._events, fields=(*FILTER_FIELDS, "type", "after", "follow")
+                ),
+                ControlRoute(
+                    "GET",
+                    "/v1/requests",
+                    Right.OPERATE,
+                    self._requests,
+                    "see clients' requests",
+                    (*FILTER_FIELDS, "key", "state", "after", "follow"),
+                ),
+                ControlRoute(
+                    "GET", "/v1/switches", Right.READ, self._switches, fields=(*FILTER_FIELDS, "began_before")
+                ),
+                ControlRoute(
+                    "GET", "/v1/series", Right.READ, self._series, fields=("step", "from", "to", "fields", "model")
+                ),
+                ControlRoute("GET", "/v1/usage", Right.READ, self._usage, fields=("days", "key", "model")),
                 ControlRoute("POST", "/v1/requests/ID/cancel", Right.OPERATE, self._cancel, "cancel requests"),
                 ControlRoute("GET", "/v1/session", Right.LEASE, self._hold_session, "hold leases"),
                 ControlRoute("POST", "/v1/ui/link", Right.OPERATE, self._make_link, "operate by the console"),
@@ -144,7 +164,8 @@ class ControlRoutes:
     async def answer(self, request: Request, exchange: ResponseWriter) -> None:
         """Answer one request, as the handler of serve_http.
 
-        Raises PermissionDenied, RouteNotFound, MethodNotAllowed, and what the route's own handler raises.
+        Raises PermissionDenied, RouteNotFound, MethodNotAllowed, BadRequest for a field of the query that is not
+        one of the route's, and what the route's own handler raises.
         """
         rights = self._rights.of(peer_of(exchange.peer))
         if not rights:
@@ -152,6 +173,7 @@ class ControlRoutes:
         route, variable = self._find_route(request)
         if route.right not in rights:
             raise PermissionDenied(f"your user may not {route.deed}: {self._rights.way_to(route.right)}")
+        check_fields(request.query, route.fields)
         await route.answer(request, exchange, variable)
 
     def _find_route(self, request: Request) -> tuple[ControlRoute, str]:
@@ -270,7 +292,6 @@ class ControlRoutes:
         self, request: Request, exchange: ResponseWriter, known: dict[str, Path], lost: Message | None
     ) -> None:
         query = request.query
-        check_fields(query, "lines", "since", "until", "follow", "stream")
         window, follow, streams = log_window(query), parse_flag(query, "follow", False), log_streams(query)
         if follow and window.until is not None:
             raise BadRequest("until: what is followed has no end; leave follow or until out", field="until")
@@ -282,7 +303,6 @@ class ControlRoutes:
 
     async def _events(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         query = request.query
-        check_fields(query, *FILTER_FIELDS, "type", "after", "follow")
         after, follow = parse_count(query, "after", None), parse_flag(query, "follow", True)
         model = self._service.resolve(query["model"]) if "model" in query else None
         wanted = entry_filter(query, model, parse_words(query, "type", KINDS))
@@ -290,7 +310,6 @@ class ControlRoutes:
 
     async def _requests(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         query = request.query
-        check_fields(query, *FILTER_FIELDS, "key", "state", "after", "follow")
         states = parse_words(query, "state", REQUEST_STATES)
         model = self._service.resolve(query["model"]) if "model" in query else None
         if not parse_flag(query, "follow", False):
@@ -302,14 +321,12 @@ class ControlRoutes:
 
     async def _switches(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         query = request.query
-        check_fields(query, *FILTER_FIELDS, "began_before")
         wanted = entry_filter(query, self._service.resolve(query["model"]) if "model" in query else None)
         began_before = parse_time(query, "began_before", inf)
         await exchange.send_json(200, {"switches": self._service.recent_switches(wanted, began_before)})
 
     async def _series(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         query = request.query
-        check_fields(query, "step", "from", "to", "fields", "model")
         wanted = SeriesQuery(
             parse_choice(query, "step", tuple(STEPS)),
             parse_time(query, "from", 0.0) if "from" in query else None,
@@ -321,7 +338,6 @@ class ControlRoutes:
 
     async def _usage(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         query = request.query
-        check_fields(query, "days", "key", "model")
         days = parse_count(query, "days", 7, KEPT_DAYS)
         model = self._service.resolve(query["model"]) if "model" in query else None
         await exchange.send_json(200, self._service.usage(max(1, days or 0), query.get("key"), model))

@@ -37,6 +37,14 @@ def test_every_route_is_in_it_and_no_other(tmp_path):
     assert {(method.upper(), path) for path, methods in openapi()["paths"].items() for method in methods} == there
 
 
+def test_it_names_the_fields_of_every_query(tmp_path):
+    routes = ControlRoutes(FakeOffice(tmp_path), Rights(own_uid=0))._routes.values()
+    for route in routes:
+        operation = openapi()["paths"][route.path.replace("/NAME", "/{name}").replace("/ID", "/{id}")]
+        told = operation[route.method.lower()].get("parameters", [])
+        assert {each["name"] for each in told if each["in"] == "query"} == set(route.fields), route.path
+
+
 @pytest.fixture(scope="module")
 def muxd(tmp_path_factory):
     with Muxd(tmp_path_factory.mktemp("openapi"), two_models()) as muxd:

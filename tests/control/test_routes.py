@@ -36,7 +36,6 @@ ODD = {"name": "odd", "last_exit": {"reason": "out of memory", "log_tail": ["api
     [
         ("/v1/version", {"version": "0", "pid": 1, "api": 1, "started": 0.0}),
         ("/v1/status", {"models": []}),
-        ("/v1/status?x=1", {"models": []}),
         ("/v1/models/qwen", {"name": "qwen"}),
         ("/v1/models/Qwen%2FQwen3-14B", {"name": "qwen"}),
         ("/v1/models/Qwen/Qwen3-14B", {"name": "qwen"}),
@@ -122,6 +121,8 @@ async def test_a_wrong_method_names_the_right_ones(desk: Desk, method: str, targ
         ("GET", "/v1/usage?by=key", "", "there are days, key, model"),
         ("GET", "/v1/requests?column=age", "", "there are model, since"),
         ("POST", "/v1/requests/x/cancel", '{"now": true}', "now"),
+        ("GET", "/v1/status?x=1", "", "x: there is no such field of the query; this route takes no query"),
+        ("POST", "/v1/models/qwen/stop?now=1", "{}", "now: there is no such field"),
     ],
 )
 async def test_what_does_not_fit_is_named(desk: Desk, method: str, target: str, body: str, field: str) -> None:

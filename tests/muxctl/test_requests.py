@@ -34,6 +34,13 @@ def test_all_are_a_table_and_none_steers_the_terminal(muxd, muxctl):
     assert "\x1b" not in out
 
 
+def test_no_request_of_a_key_is_told_with_where_the_keys_are(muxd, muxctl):
+    answers(muxd, "GET /v1/requests?lines=20&key=bob", {"requests": [], "left_out": 0})
+    code, out, err = muxctl("requests", "--key", "bob")
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert err == "muxctl: no request with a key bob; muxctl keys list has the keys\n"
+
+
 def test_json_is_the_answer_and_filters_are_asked_of_muxd(muxd, muxctl):
     answers(muxd, "GET /v1/requests?lines=5&model=a%2Fb&key=alice&state=running", {"requests": [], "left_out": 0})
     code, out, _ = muxctl("requests", "--model", "a/b", "--key", "alice", "--state", "running", "-n", "5", "--json")

@@ -62,3 +62,9 @@ def test_bad_words_are_told(muxd, muxctl, words, said):
 def test_nothing_is_said(muxd, muxctl):
     muxd.scripts["GET /v1/usage?days=7"] = lambda talk: talk.json({"usage": [], "kept_days": 400})
     assert muxctl("usage") == (1, "", "muxctl: nothing was used in that time\n")
+
+
+def test_nothing_with_a_key_is_told_with_where_the_keys_are(muxd, muxctl):
+    muxd.scripts["GET /v1/usage?days=7&key=bob"] = lambda talk: talk.json({"usage": []})
+    told = "muxctl: nothing was used in that time with a key bob; muxctl keys list has the keys\n"
+    assert muxctl("usage", "--key", "bob") == (1, "", told)

@@ -1,7 +1,11 @@
 import json
+import re
 import time
+from pathlib import Path
 
+from muxctl import why
 from muxctl.times import when
+from muxd.core.commands import Cause
 
 SWITCH = {
     "id": 4, "type": "switch", "time": 86404.0, "began": 86400.0, "model": "qwen", "to": "qwen", "from": ["llama"],
@@ -19,7 +23,7 @@ SHOWN = """\
 qwen, in the place of llama (to level 1), 1970-01-02T00:00:00+00:00: ready after 3.4s
   why       it was due: had the switch begun later, its wait would have passed its bound (wait_target 30.0s)
   asked by  key alice, request f63
-  waited    2 requests, the oldest for 12.1s
+  waited    2 requests, the oldest for 12.1s when the switch began
   took      drain 0.4s, sleep 0.9s, free 0.1s, wake 2.0s
   compared
     MODEL   WAITING  WAITED  SCORE  DUE IN  COULD COME IN  SWITCH COSTS
@@ -45,6 +49,30 @@ def test_one_under_way_has_no_parts(muxd, muxctl):
         "  why       an operator switched to it, which goes ahead of the queue",
         "  asked by  operator root, operator",
     ]
+
+
+def test_the_best_of_one_is_told_as_the_only_one_and_the_best_of_several_with_what_was_compared(muxd, muxctl):
+    best = SWITCH | {"cause": "best"}
+    alone = best | {"compared": best["compared"][:1]}
+    muxd.scripts["GET /v1/switches?lines=2"] = lambda talk: talk.json({"switches": [alone, best]})
+    first, second = muxctl("why", "-n", "2")[1].split("\n\n")
+    assert "  why       requests waited for it, and for no other model that could come\n" in first
+    assert "compared" not in first
+    assert "it was worth most: the most work that waits for each second of switching" in second
+    assert "  compared\n" in second
+
+
+def test_every_cause_has_its_words_here_and_in_the_console():
+    assert why._CAUSES.keys() - {"best_of_several"} == set(Cause)
+    page = (Path(__file__).parents[2] / "muxd/ui/static/now.js").read_text()
+    told = re.search(r"const CAUSES = \{(.*?)\n\};", page, re.S)
+    assert set(re.findall(r"^  (\w+): ", told[1], re.M)) == set(Cause)
+
+
+def test_a_number_of_switches_is_one_at_least(muxd, muxctl):
+    code, out, err = muxctl("why", "-n", "0")
+    assert (code, out) == (2, "")
+    assert "a whole number from 1, not '0'" in err
 
 
 def test_of_a_time_the_last_that_had_begun_is_asked_for(muxd, muxctl):
