@@ -1,6 +1,7 @@
 """The console in a real browser."""
 
 import json
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -137,6 +138,26 @@ def test_muxd_may_go_and_come_back(tmp_path, open_page):
         expect(page.locator("tr", has_text="muxd_started").first).to_be_visible()
         ids = page.locator(".events tbody tr").all_inner_texts()
         assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("moved_since", [False, True])
+def test_who_lost_the_gpu_while_muxd_was_gone_has_it_no_longer_in_its_lane(tmp_path, console, open_page, moved_since):
+    """It was ready until muxd died, 30 s ago of the 60 s that are drawn, and no event told its end."""
+    now = time.time()
+    events = [
+        {"id": 1, "type": "state", "model": "qwen", "from": "starting", "to": "ready", "time": now - 300},
+        {"id": 2, "type": "muxd_started", "time": now - 30},
+    ]
+    if moved_since:
+        moved = {"id": 3, "type": "state", "model": "qwen", "from": "unloaded", "to": "standby", "time": now - 5}
+        events.append(moved)
+    model = MODEL | {"state": "standby" if moved_since else "unloaded", "since_s": 5.0 if moved_since else 30.0}
+    seen = open_page(f"{console.url}/ui/", before=told(snapshot(model, events=events, at=now, uptime_s=30.0)))
+    lane = seen.page.locator(".lane", has_text="qwen")
+    whole, ready = lane.locator("div").bounding_box(), lane.locator("i").bounding_box()
+    assert lane.locator("i").count() == 1
+    assert ready["x"] == pytest.approx(whole["x"], abs=2)
+    assert 0 < ready["width"] < 0.6 * whole["width"]
 
 
 def test_a_guest_has_no_buttons_and_a_key_brings_them(tmp_path, open_page):

@@ -48,13 +48,24 @@ function LastSwitch({ events }) {
     <${Parts} turn=${turn} /></section>`;
 }
 
+const CAUSES = {
+  operator: "an operator switched to it, which goes ahead of the queue",
+  validation: "an operator has it validated",
+  due: "had it begun later, its wait would have passed wait_target",
+  best: "of the models that requests waited for, the most work waited for it",
+  order: "an operator ordered it, and nobody had to leave",
+  crash: "it came back by itself after its end",
+  preload: "preload = true",
+  default: "it is the default model, and nothing else was wanted",
+};
+
 // Where the time of a switch went, and in whose name it was asked for.
 function Parts({ turn }) {
   const whole = PHASES.reduce((sum, phase) => sum + (turn[`${phase}_s`] || 0), 0);
   const asked = typeof turn.asked_by === "string" ? [turn.asked_by] : (turn.asked_by || []).map((by) => (by.operator ? `operator ${by.operator}` : `${by.key ? `key ${by.key}, ` : ""}request ${String(by.request).slice(0, 8)}`));
   return html`${whole > 0 && html`<span class="parts">${PHASES.filter((phase) => turn[`${phase}_s`] != null).map((phase) => html`<span key=${phase} class=${`part-${phase}`}
       style=${{ flexGrow: turn[`${phase}_s`] / whole }}>${phase} ${precise(turn[`${phase}_s`])}</span>`)}</span>`}
-    ${turn.cause && html`<span>${turn.cause}</span>`}${asked.length > 0 && html`<span>asked by ${asked[0]}${asked.length > 1 ? ` and ${asked.length - 1} more` : ""}</span>`}`;
+    ${turn.cause && html`<span title=${CAUSES[turn.cause]}>${turn.cause}</span>`}${asked.length > 0 && html`<span>asked by ${asked[0]}${asked.length > 1 ? ` and ${asked.length - 1} more` : ""}</span>`}`;
 }
 
 function Memory({ status, names }) {
@@ -192,19 +203,30 @@ const SHOWN = new Set(["ready", "starting", "waking", "draining", "falling_aslee
 function lanes(status, events, from, now) {
   const found = new Map(status.models.map((model) => [model.name, []]));
   const current = new Map();
+  let started = from; // the last start of muxd: a state that went while muxd was gone is in no event
   const close = (name, to) => {
     const open = current.get(name);
     if (open && SHOWN.has(open.state) && to > from) found.get(name)?.push({ ...open, to });
   };
+  const move = (name, state, time, why) => {
+    close(name, time);
+    current.set(name, { state, from: time, why });
+  };
+  const correct = (name, state, time) => {
+    const open = current.get(name);
+    if (open && open.state !== state) move(name, state, Math.max(open.from, started, time));
+  };
   for (const event of events) {
+    if (event.type === "muxd_started") started = event.time;
     if (event.type !== "state" || !found.has(event.model)) continue;
-    const before = event.from ?? event.before;
-    if (!current.has(event.model) && before) current.set(event.model, { state: before, from });
-    close(event.model, event.time);
-    current.set(event.model, { state: event.to ?? event.state ?? event.after, from: event.time, why: event.reason });
+    if (!current.has(event.model)) current.set(event.model, { state: event.from, from });
+    correct(event.model, event.from, from);
+    move(event.model, event.to, event.time, event.reason);
   }
   for (const model of status.models) {
-    if (!current.has(model.name)) current.set(model.name, { state: model.state, from: Math.max(from, status.at - model.since_s) });
+    const since = Math.max(from, status.at - model.since_s);
+    if (!current.has(model.name)) current.set(model.name, { state: model.state, from: since });
+    correct(model.name, model.state, since);
     close(model.name, now);
   }
   return found;
