@@ -134,7 +134,8 @@ def _add_own(own: "argparse._ArgumentGroup") -> None:
     own.add_argument(
         "--pace", type=_above_zero, default=1.0, help="factor on SGLang's own waits, such as the 5 s of SIGTERM"
     )
-    own.add_argument("--fault", action="append", default=[], dest="faults", metavar="NAME[=VALUE][,once=FILE]")
+    metavar = "NAME[=VALUE][,once=FILE | ,while=FILE]"
+    own.add_argument("--fault", action="append", default=[], dest="faults", metavar=metavar)
 
 
 def _positive(text: str) -> int:

@@ -2,7 +2,7 @@
 
 `--fault NAME` and `--fault NAME=VALUE` may be given any number of times.  `,once=FILE` at the end makes a fault apply
 to one start only: the start that finds FILE missing, and makes it.  So a worker can fail at first and come up well
-after its restart.
+after its restart.  `,while=FILE` makes it apply to each start that finds FILE.
 """
 
 import os
@@ -110,18 +110,27 @@ def parse_faults(texts: Iterable[str]) -> Faults:
     """Read the `--fault` flags and make the marker files of `once`; raise ValueError for a bad flag."""
     given: dict[str, tuple[str, ...]] = {}
     for text in texts:
-        fault, _, marker = text.partition(",once=")
-        name, _, value = fault.partition("=")
+        name, value, only, marker = _split(text)
         _check(name, value)
-        if not marker or _first(marker):
+        if not only or (_first(marker) if only == "once" else os.path.exists(marker)):
             given[name] = (*given.get(name, ()), value)
     return Faults(given)
 
 
 def check_fault(text: str) -> None:
     """Raise ValueError where one `--fault` is bad; make no marker file."""
-    name, _, value = text.partition(",once=")[0].partition("=")
-    _check(name, value)
+    _check(*_split(text)[:2])
+
+
+def _split(text: str) -> tuple[str, str, str, str]:
+    """Return a fault's name and value, "once", "while" or "", and the file that this is about."""
+    fault, only, marker = text, "", ""
+    for word in ("once", "while"):
+        if f",{word}=" in text:
+            fault, _, marker = text.partition(f",{word}=")
+            only = word
+    name, _, value = fault.partition("=")
+    return name, value, only, marker
 
 
 def _check(name: str, value: str) -> None:

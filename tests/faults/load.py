@@ -95,6 +95,10 @@ class Load:
         first: float = eventually(lambda: self.answered_since(at), "somebody is answered", 2 * DEADLINE)
         return first - at
 
+    def told(self, code: str) -> list[Asked]:
+        """Those that ended with an error whose code begins so."""
+        return [each for each in list(self.asked) if each.end.startswith(f"told {code}")]
+
     def lost(self) -> list[Asked]:
         return [each for each in self.asked if each.end.startswith("lost")]
 

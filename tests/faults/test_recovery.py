@@ -1,23 +1,29 @@
-"""How long it takes until it serves again, and that no request is lost meanwhile: rows 1 to 4, 21, 24, 25 and 27.
+"""How long it takes until it serves again, and that no request is lost meanwhile: rows 1 to 4, 6, 8, 21, 24, 25, 27.
 
 Nothing here depends on how long it takes: bench/recovery.py writes that into docs/reliability.md.
 """
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.conftest import QUICK, two_models
 from tests.end_to_end.muxd import Muxd, eventually
+from tests.ports import free_port
 
 from .load import Load, Recovery, engine_load
 from .oracles import open_files
 from .test_shortages import files_of
 
 TIMES = int(os.environ.get("MUXD_RECOVERY_TIMES") or 2)
+
+#: Seconds, in place of 60, that a model waits which has failed too often.
+COOL_DOWN = 3
 
 MODELS = two_models(alpha_keys='restart_limit = 999\nstable_after = "0s"\nhang_timeout = "2s"')
 
@@ -79,10 +85,54 @@ def test_when_a_worker_is_lost_every_request_is_answered_or_told(
             at = break_it(muxd)
             loads.append(engine_load(muxd, tree["launcher"]))
             took.append(load.until_answered(at))
-    told = [each for each in load.asked if each.end.startswith("told")]
+    told = load.told("")
     Recovery(row, fault, took, loads, len(load.asked), len(told), len(load.lost())).record()
     assert load.lost() == []
     assert {each.end for each in told} <= {"told worker_died", "told worker_unresponsive", "told worker_crashed"}
+
+
+def test_once_its_port_is_free_a_model_serves_again(start: Callable[..., Muxd]) -> None:
+    port = free_port()
+    muxd = start(two_models(alpha_keys=f"port = {port}"))
+    took, loads = [], []
+    with Load(muxd.url, "alpha") as load:
+        for _ in range(TIMES):
+            load.until_answered(time.monotonic())
+            former = muxd.status("alpha")["pid"]
+            muxd.control("POST", "/v1/models/alpha/stop")
+            with socket.create_server(("127.0.0.1", port)):
+                muxd.control("POST", "/v1/models/alpha/start")
+                muxd.until_state("alpha", "failed")
+                told = len(load.told("port_taken"))
+                eventually(lambda told=told: len(load.told("port_taken")) > told, "somebody is told")
+            at = time.monotonic()
+            loads.append(engine_load(muxd, former))
+            took.append(load.until_answered(at))
+    told = load.told("")
+    Recovery(6, "its port was taken, and is free", took, loads, len(load.asked), len(told), len(load.lost())).record()
+    assert load.lost() == []
+    assert {each.end for each in told} <= {"told port_taken", "told model_stopped"}
+
+
+def test_once_a_start_can_succeed_again_a_failed_model_serves(start: Callable[..., Muxd], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    keys = f'restart_limit = 2\ncool_down = "{COOL_DOWN}s"'
+    muxd = start(two_models(alpha=f'faults = ["die-while-loading=0,while={broken}"]', alpha_keys=keys))
+    took, loads = [], []
+    with Load(muxd.url, "alpha") as load:
+        for _ in range(TIMES):
+            load.until_answered(time.monotonic())
+            broken.touch()
+            former = muxd.status("alpha")["pid"]
+            os.kill(former, signal.SIGKILL)
+            muxd.until_state("alpha", "failed")
+            broken.unlink()
+            at = time.monotonic()
+            loads.append(engine_load(muxd, former))
+            took.append(load.until_answered(at))
+    fault = f"no start succeeded, and each would again (cool_down = {COOL_DOWN} s)"
+    Recovery(8, fault, took, loads, len(load.asked), len(load.told("")), len(load.lost())).record()
+    assert load.lost() == []
 
 
 def test_when_the_proxy_is_killed_only_what_it_had_in_hand_is_lost(start: Callable[..., Muxd]) -> None:
@@ -101,7 +151,7 @@ def test_when_the_proxy_is_killed_only_what_it_had_in_hand_is_lost(start: Callab
             muxd.start_again()  # for which the next death is the first one: there is no back-off yet
     in_hand = [each for each in load.lost() if any(each.began <= death <= each.ended for death in deaths)]
     lost = [each for each in load.lost() if each not in in_hand]
-    told = [each for each in load.asked if each.end.startswith("told")]
+    told = load.told("")
     asked = len(load.asked)
     Recovery(24, "the proxy is killed", took, [0] * TIMES, asked, len(told), len(lost), len(in_hand)).record()
     assert lost == []

@@ -76,6 +76,17 @@ def test_a_fault_with_once_applies_to_the_first_start_only(tmp_path):
     assert not parse_faults([text]).has("die-after")
 
 
+def test_a_fault_with_while_applies_to_each_start_that_finds_the_file(tmp_path):
+    marker = tmp_path / "marker"
+    text = f"die-after=1,while={marker}"
+    assert not parse_faults([text]).has("die-after")
+    marker.touch()
+    assert parse_faults([text]).has("die-after")
+    assert parse_faults([text]).has("die-after")
+    marker.unlink()
+    assert not parse_faults([text]).has("die-after")
+
+
 def test_every_fault_is_explained_by_help(capsys):
     with pytest.raises(SystemExit):
         parse("--help")
