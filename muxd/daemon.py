@@ -31,8 +31,8 @@ from .frontends.proxy_pool import ProxyPool, UnmanagedProxy
 from .frontends.proxy_ports import ProxyPorts, rescue
 from .history.database import HistoryFile
 from .launchers.observed_scripts import ObservedScripts
-from .left_behind import LeftBehind, find_left_behind, is_to_be_ended
-from .locks import hold
+from .left_behind import LeftBehind, find_left_behind, is_to_be_ended, warn_of_left_elsewhere
+from .locks import STATE_LOCK, hold
 from .notify import Notifier
 from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
 from .own_log import BACKUPS, MAX_BYTES, keep_log, own_log_file
@@ -111,7 +111,7 @@ def _claim_folders(daemon: Daemon) -> int:
         claim_folder(daemon.log_dir, "log_dir", others_may=0o020)  # a log collector may be in the folder's group
         for name in ("children", "workers"):
             make_folder(daemon.state_dir / name)
-        return hold(daemon.state_dir / "muxd.lock", f"with the state in {daemon.state_dir}")
+        return hold(daemon.state_dir / STATE_LOCK, f"with the state in {daemon.state_dir}")
     except OSError as error:
         for key, folder in (("state_dir", daemon.state_dir), ("log_dir", daemon.log_dir)):
             if why := why_not_had(folder):
@@ -161,6 +161,7 @@ async def _run(
             nursery.start_soon(console.run, name="console")
         nursery.start_soon(_tell_systemd, notifier)
         nursery.start_soon(warn_of_missing_engines, config)
+        nursery.start_soon(warn_of_left_elsewhere, config)
         said = f"proxy on {ports.listen}" if ports.trouble is None else f"no proxy: {ports.trouble}"
         notifier.ready(f"{len(config.models)} models, {said}")
         where = f"proxy on {ports.listen}, " if managed is not None and ports.trouble is None else ""

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .locks import is_held
+from .locks import STATE_LOCK, is_held
 
 CONFIG = """\
 # Two simulated models that do not fit together on one pretend 80 GiB GPU.
@@ -89,7 +89,7 @@ def killed_demo(port: int) -> Path | None:
     for path in Path(tempfile.gettempdir()).glob(f"{FOLDER}*/muxd.toml"):
         with suppress(OSError):
             is_own = path.stat().st_uid == os.geteuid() and f'"127.0.0.1:{port}"' in path.read_text()
-            if is_own and not is_held(path.parent / "state" / "muxd.lock"):
+            if is_own and not is_held(path.parent / "state" / STATE_LOCK):
                 return path
     return None
 

@@ -3,25 +3,34 @@
 A worker is taken over where its record says that it was at rest, ready or asleep, its configuration is what it was, no
 engine call is in doubt, and its shim is certainly the one of the record.  Whether it lives is asked later, by the
 supervisor.  All others are ended.
+
+What a muxd with another state_dir has left is not this one's to take over or to end: it is only told of.
 """
 
 import logging
+import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from . import __version__
-from .children import Child, Children
+from .children import RUN_DIR, Child, Children
 from .config import Config, Model
 from .config.plan import identity_of
+from .locks import STATE_LOCK, is_held
 from .members import members_of
 from .pool_share import processes_of
 from .protocol import VERSION
 from .saved_state import SavedState, WorkerRecord
+from .shim.processes import GONE
+from .threads import in_thread
 from .workers import has_own_traces
 
 log = logging.getLogger(__name__)
+
+_SHIM = b"/muxd/shim/__main__.py\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,46 @@ def find_left_behind(children: Children, saved: SavedState, config: Config) -> L
     if saved.proxy_digest != proxy_digest(config):
         return LeftBehind(workers, outgoing=(*outgoing, *proxies.values()))
     return LeftBehind(workers, proxies, outgoing)
+
+
+async def warn_of_left_elsewhere(config: Config) -> None:
+    """Tell of what still runs of muxds that have ended, and whose state is in other folders than this one's."""
+    for folder, shims in (await in_thread(_left_elsewhere, abandon_on_cancel=True)).items():
+        if folder != config.daemon.state_dir.resolve():
+            names = ", ".join(f"{name} (pid {pid})" for pid, name in shims.items())
+            log.warning(
+                "%s of a muxd that has ended still run, with what they have of GPUs and ports; their state is in "
+                "another state_dir, %s: a muxd with that one takes them over; kill %s ends them",
+                *(names, folder, " ".join(map(str, shims))),
+            )
+
+
+def _left_elsewhere() -> dict[Path, dict[int, str]]:
+    """Return for each state_dir that no muxd has the shims, by pid with their children's names.
+
+    Those of other users are not seen by a muxd that is not root.
+    """
+    found: dict[Path, dict[int, str]] = {}
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with suppress(*GONE):
+            if (lock := _lock_of_shim(Path(f"/proc/{pid}"))) is not None:
+                found.setdefault(lock.parents[1], {})[pid] = lock.stem
+    return {folder: shims for folder, shims in found.items() if not _has_muxd(folder)}
+
+
+def _lock_of_shim(process: Path) -> Path | None:
+    """Return the lock file of a shim's child; None where this process, by its folder in /proc, is no shim."""
+    if _SHIM not in (process / "cmdline").read_bytes():
+        return None
+    files = (descriptor.readlink() for descriptor in (process / "fd").iterdir())
+    return next((file for file in files if file.suffix == ".lock" and file.parent.name == RUN_DIR), None)
+
+
+def _has_muxd(state_dir: Path) -> bool:
+    try:
+        return is_held(state_dir / STATE_LOCK)
+    except OSError:  # the folder was removed
+        return False
 
 
 def is_to_be_ended(saved: SavedState, config: Config, service_result: str) -> bool:

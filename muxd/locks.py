@@ -11,6 +11,9 @@ from pathlib import Path
 from .errors import AlreadyRunning
 from .own_files import make_way
 
+#: The lock that a muxd has on its state_dir.
+STATE_LOCK = "muxd.lock"
+
 #: The variable with the descriptors of locks that an upgrade passes on to the new muxd, as "7:8".
 LOCKS = "MUXD_LOCKS"
 

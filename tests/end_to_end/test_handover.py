@@ -1,5 +1,8 @@
 """muxd is upgraded, or ends alone: its models and their clients' streams go on, and nothing is started again."""
 
+import os
+import re
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from muxd import left_behind
 from tests.seeds import thorough
 
 from .conftest import two_models
@@ -116,6 +120,25 @@ def test_it_ends_alone_and_the_next_one_takes_over_what_served_on(muxd: Muxd) ->
     assert streams.join() == ["data: [DONE]"] * 8
     assert muxd.ask("beta")
     assert pids(muxd) == before
+
+
+@pytest.mark.thorough
+def test_with_another_state_dir_muxd_says_what_was_left_and_how_that_is_ended(muxd: Muxd) -> None:
+    before, folder = set(pids(muxd).values()), muxd.folder / "state"
+    assert folder not in left_behind._left_elsewhere(), "this muxd lives"
+    assert muxd.muxctl("shutdown", "--leave-workers").returncode == 0
+    assert muxd.process.wait(30) == 0
+    muxd.config.write_text(muxd.config.read_text().replace('/state"', '/other-state"'))
+    muxd.start_again()
+    told = eventually(lambda: re.search(r"WARNING.* still run, .*; kill ([0-9 ]+) ends them", muxd.log), "it is told")
+    assert all(re.search(rf"{name} \(pid [0-9]+\)", told[0]) for name in ("alpha", "beta", "proxy"))
+    assert f"state_dir, {folder}:" in told[0]
+    for pid in told[1].split():
+        os.kill(int(pid), signal.SIGTERM)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before), "what was left has ended")
+    eventually(lambda: muxd.status()["proxy"]["pid"] not in (None, *before), "muxd has a proxy of its own")
+    assert muxd.ask("alpha")
+    assert muxd.ask("beta")
 
 
 @pytest.mark.thorough
