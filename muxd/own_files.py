@@ -53,7 +53,7 @@ def write(path: Path, data: bytes) -> None:
 
 def put_aside(path: Path, why: str | Exception) -> None:
     """Rename a file to NAME.unreadable, replacing an older one, and log that; a file that cannot be renamed stays."""
-    why = why if isinstance(why, str) else in_words(why)
+    why = " ".join((why if isinstance(why, str) else in_words(why)).split())  # sqlite's have several lines
     aside = path.with_suffix(".unreadable")
     for number in count(1):
         try:
@@ -64,7 +64,7 @@ def put_aside(path: Path, why: str | Exception) -> None:
                 return
             aside = path.with_suffix(f".unreadable-{number}")
         else:
-            log.error("%s cannot be used (%s): put aside as %s", path, why, aside.name)
+            log.error("%s cannot be used (%s): put aside as %s, which muxd does not need", path, why, aside.name)
             return
 
 

@@ -101,7 +101,8 @@ async def test_a_file_that_cannot_be_used_is_put_aside_and_said_and_muxd_begins_
     damage(file.path)
     with caplog.at_level(logging.ERROR):
         history = file.load()
-    assert "put aside as history.unreadable" in caplog.text
+    assert "put aside as history.unreadable, which muxd does not need" in caplog.text
+    assert "\n" not in caplog.records[0].getMessage()
     assert kinds(history) == []
     history.events.record("muxd_started")
     await file.write(history)
