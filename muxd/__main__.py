@@ -127,6 +127,8 @@ def _sweep(options: Namespace) -> int:
     config = _load(find_config(options.config, os.environ).absolute())
     setup_logging(config.daemon.log_level, config.daemon.log_format)
     _run(sweep_left, config, os.environ.get("SERVICE_RESULT", "") if options.after_service else None)
+    if not options.after_service:
+        print("nothing of an earlier muxd is left running")
     return 0
 
 

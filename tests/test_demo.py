@@ -58,10 +58,11 @@ def test_after_a_killed_demo_the_next_one_says_how_its_processes_are_ended(tmp_p
         assert f"an earlier demo was killed: end what is left of it: muxd sweep --config {config}\n" in err
     finally:
         another.kill()
-        swept = subprocess.run(
-            [sys.executable, "-m", "muxd", "sweep", "--config", str(config)], env=environ, timeout=60
-        )
+        argv = [sys.executable, "-m", "muxd", "sweep", "--config", str(config)]
+        swept = subprocess.run(argv, env=environ, timeout=60, check=False, capture_output=True, text=True)
     assert swept.returncode == 0
+    assert "muxd-proxy was left running by an earlier muxd: ended" in swept.stderr
+    assert swept.stdout == "nothing of an earlier muxd is left running\n"
     with socket.create_server(("127.0.0.1", int(port))):
         """It is free."""
 

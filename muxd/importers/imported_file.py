@@ -24,7 +24,7 @@ _HEAD = """\
 # muxd.toml, made of {file} by `muxd import {program}`.  It is yours: change what you like, then
 #   muxd check     says everything that is wrong with it, each with its line
 #   muxd start     runs it: one address for all models, and the GPUs hold those that are asked for
-# conf/muxd.toml has every key; docs/how-to/coming-from.md what becomes of each key of {program}.
+# `muxd init --reference` prints every key; docs/how-to/coming-from.md has what becomes of each key of {program}.
 """
 
 

@@ -138,6 +138,7 @@ def _limit(path: KeyPath) -> FlagMeaning:
 _NONE, _ANY = (0, 0), (0, None)
 _CA_PATHS = "--ca-cert-paths"
 _HALVES = {"--prefill", "--decode", "--prefill-selector", "--decode-selector"}
+_SERVERS = {"--worker-urls", "--selector"} | _HALVES
 _OF_WORKERS = "it is for the start of workers, which muxd does: write [models.NAME] with model_path and replicas"
 _NO_TLS = "muxd's proxy speaks HTTP; put a server with TLS before it"
 _NO_KEYS = "clients show keys to muxd's proxy: see [[keys]] and `muxctl keys add`"
@@ -262,6 +263,8 @@ class RouterCommand:
         args.put((*_OF_MODEL, "any_name"), True)
         args.put((*_OF_MODEL, "preload"), True)
         problems = [f"muxd router: {problem}" for problem in args._read(words)]
+        if not problems and not _SERVERS & {word.partition("=")[0] for word in words}:
+            problems = ["muxd router: of which servers? --worker-urls URL ..., or --selector LABEL=VALUE for pods"]
         if problems:
             raise ConfigError(problems)
         args.put(("proxy", "listen"), _address(args.listen))

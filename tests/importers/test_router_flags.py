@@ -115,6 +115,8 @@ def test_what_is_of_the_whole(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
+        ([], "of which servers? --worker-urls URL ..., or --selector LABEL=VALUE for pods"),
+        (["--policy=random"], "of which servers? --worker-urls URL ..., or --selector LABEL=VALUE for pods"),
         (["http://a:1"], "http://a:1 belongs to no flag; write --worker-urls before the servers"),
         (["--polcy", "x"], "--polcy is no flag of sglang-router; did you mean --policy?"),
         (["--policy"], "--policy takes one value, and has 0"),
