@@ -37,6 +37,7 @@ LONGEST_LINE = 1 << 20
 
 LeaseNumber = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class RevocationReason(StrEnum):
@@ -65,7 +66,7 @@ class WaitingRequests(Struct, frozen=True):
     key: Annotated[str, Meta(max_length=256)] = ""
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
     count: Count = 1
-    oldest_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0  # that the oldest of them has waited
+    oldest_s: Seconds = 0.0  # that the oldest of them has waited
     batch: bool = False  # they can wait
 
 
@@ -78,6 +79,8 @@ class LeaseDemand(Struct, frozen=True, omit_defaults=True):
     places: Count = 0  # that it uses: those that it has, or more while as many requests are still at the worker
     deal: Annotated[int, Meta(ge=0)] = 0  # of which muxd has told last
     batch: Count = 0  # so many of those in flight
+    oldest_s: Seconds | None = None  # since the oldest of those in flight was sent to the worker
+    usual_s: Seconds | None = None  # that the worker took for a request, in the mean of all that have ended
 
 
 # What a proxy says

@@ -86,8 +86,8 @@ async def test_a_lease_from_its_wish_to_its_end(autojump_clock, desk):
     assert desk.heard() == [LeaseAsked(now, 100, "a", (Waiting(3, 1.5, "k", 2, True),))]
     desk.sessions.tell_holder(GrantLease(100, "http://a", 4))
     assert await told(session) == [LeaseGranted(1, "http://a", 4)]
-    session.take(DemandReport((LeaseDemand(1, 2), LeaseDemand(9, 7))))
-    assert desk.heard() == [DemandReported(now, 100, 2)], "of number 9 nobody knows"
+    session.take(DemandReport((LeaseDemand(1, 2, batch=1, oldest_s=7.5, usual_s=2.5), LeaseDemand(9, 7))))
+    assert desk.heard() == [DemandReported(now, 100, 2, (), 1, 7.5, 2.5)], "of number 9 nobody knows"
     desk.sessions.tell_holder(RevokeLease(100, "switch", "b waits", now + 30))
     desk.sessions.tell_holder(RestoreLease(100))
     assert await told(session) == [LeaseRevoked(1, RevocationReason.SWITCH, "b waits", 30.0), LeaseRestored(1)]

@@ -109,6 +109,7 @@ class CoreHost:
         models = world.workload.models
         share = THIRD if self._together and world.workload.awake_together > 1 else WHOLE
         self.lines = {model: Line() for model in models}
+        self._answers = dict.fromkeys(models, (0, 0.0))  # how many were given, and in how many seconds together
         specs = [
             GroupSpec(m, (WorkerSpec(m, share=share, sleep_level=LEVEL),), drain_timeout=DRAIN_TIMEOUT) for m in models
         ]
@@ -146,12 +147,17 @@ class CoreHost:
 
     def answered(self, request: Request) -> None:
         model, line = request.model, self.lines[request.model]
+        if request.started is not None:
+            count, seconds = self._answers[request.model]
+            self._answers[request.model] = count + 1, seconds + self.world.now - request.started
         self._report_soon(model)
         if self.world.engines[model].is_idle:
             if line.is_draining:
                 self._release(model)
             else:
-                self.world.at(self.world.now + IDLE_GRACE, lambda: self._report_idle(model))
+                others_wait = any(other.waiting for other in self.lines.values())
+                grace = 0.0 if others_wait else IDLE_GRACE
+                self.world.at(self.world.now + grace, lambda: self._report_idle(model))
 
     def _report_soon(self, model: str) -> None:
         """Report within a second how many requests the model has in flight, granted or draining."""
@@ -173,7 +179,11 @@ class CoreHost:
     def _report(self, model: str) -> None:
         engine, lease = self.world.engines[model], self.lines[model].lease
         assert lease is not None
-        self._tell(DemandReported(self.world.now, lease, len(engine.running) + len(engine.queue)))
+        now = self.world.now
+        oldest = max((now - r.started for r in engine.running if r.started is not None), default=None)
+        count, seconds = self._answers[model]
+        usual = seconds / count if count else None
+        self._tell(DemandReported(now, lease, len(engine.running) + len(engine.queue), oldest=oldest, usual=usual))
 
     def _say_what_waits(self, model: str) -> None:
         line, now = self.lines[model], self.world.now

@@ -114,6 +114,8 @@ class DemandReported:
     in_flight: int
     waiting: tuple[Waiting, ...] = ()
     batch: int = 0  # so many of those in flight
+    oldest: float | None = None  # seconds since the oldest of those in flight was sent to the worker; None: unknown
+    usual: float | None = None  # seconds that a worker took for a request of late, in the mean; None: unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,7 @@ class Lease:
     waiting: tuple[Waiting, ...]
     in_flight: int = 0
     batch: int = 0  # so many of those in flight
+    oldest_since: float = inf  # since when the oldest of those in flight is at the worker; inf: nobody knows
 
     @property
     def since(self) -> float:
@@ -163,6 +164,8 @@ class Group:
         self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # seconds from an answer to the next request
         self.uses: deque[float] = deque(maxlen=USES)  # when requests last came to it while it was idle
         self.crowd = 0.0  # requests in flight when it gives way, of late
+        self.usual: float | None = None  # seconds that answers took of late, in the mean, as holders say
+        self.oldest_since = inf  # since when its oldest answer is under way; inf: none is, or nobody knows
         self.drained_count = 0  # requests in flight when its last drain began
         self.drains: deque[tuple[int, float]] = deque(maxlen=DRAINS)  # of late: requests in flight, seconds
         self.drain_deadline = inf
@@ -311,6 +314,7 @@ class Group:
         self.spec, self.pending_spec = self.pending_spec, None
         self.gaps.clear()
         self.drains.clear()
+        self.usual = None
         self.crowd = 0.0
         self._take_members(now)
         self.enlist(self.serving)
@@ -537,15 +541,37 @@ class Group:
         return len(self.uses) / max(1.0, second - self.uses[0]) if self.uses else 0.0
 
     @property
-    def drain_left(self) -> float | None:
-        """Return the seconds until what is in flight has ended, by earlier drains; None where there were none.
+    def use(self) -> tuple[bool, bool, bool, float]:
+        """Return what decisions depend on of who uses the group, and who waits for it."""
+        return self.idle, self.wanted, self.is_batch, self.long_since
 
-        Each says how long a mean answer takes: of `count` that end by chance, as the exponential distribution has it,
-        the last one takes H(count) times as long.  The median is robust to the one very long answer.
+    @property
+    def long_since(self) -> float:
+        """Return when its oldest answer under way had taken, or will have, unusually long; inf where none is known."""
+        usual = self.usual_answer
+        return inf if usual is None else self.oldest_since + policy.LONG * usual
+
+    def note_usual(self, seconds: float) -> bool:
+        """Learn how many seconds answers take in the mean; return whether that is another figure than before."""
+        is_new = self.usual is None or not 0.9 < seconds / max(self.usual, 0.001) < 1.1
+        self.usual = seconds if is_new else self.usual
+        return is_new
+
+    @property
+    def usual_answer(self) -> float | None:
+        """Return how many seconds answers usually take, as holders say, or by earlier drains; None where nobody knows.
+
+        Of `count` that end by chance, as the exponential distribution has it, the last one takes H(count) times as
+        long as the mean.  The median is robust to the one very long answer.
         """
-        if not self.drains:
-            return None
-        return _median(seconds / _harmonic(count) for count, seconds in self.drains) * _harmonic(self.in_flight)
+        if self.usual is not None:
+            return self.usual
+        return _median(seconds / _harmonic(count) for count, seconds in self.drains) if self.drains else None
+
+    @property
+    def drain_left(self) -> float | None:
+        """Return the seconds until what is in flight has ended, by earlier drains; None where there were none."""
+        return None if (usual := self.usual_answer) is None else usual * _harmonic(self.in_flight)
 
     def note_drained(self, seconds: float) -> None:
         """Learn how long a drain took, if there was something in flight when it began."""

@@ -25,7 +25,7 @@ from .commands import (
     SyncRouter,
     WakeWorker,
 )
-from .events import AdoptedWorker, Waiting
+from .events import AdoptedWorker, DemandReported, Waiting
 from .group import Group, Lease
 from .ledger import HOST_RAM, GpuId, Holding, Ledger, in_order
 from .placement import Placement, claiming
@@ -37,6 +37,9 @@ GIB = 1 << 30
 
 #: Why a worker is in the state in which an earlier muxd has left it.
 ADOPTED = "taken over from an earlier muxd"
+
+#: Ages of answers that differ by less, in seconds, are those of the same one: reports take their time.
+SAME_AGE = 1.0
 
 #: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
 END_GRACE = 1.0
@@ -619,11 +622,16 @@ class HostState:
         self._note_use(group)
         yield GrantLease(lease_id, group.url, group.generation)
 
-    def report(self, lease_id: int, in_flight: int, waiting: tuple[Waiting, ...], batch: int) -> None:
-        lease = self.leases.get(lease_id)
+    def report(self, said: DemandReported) -> None:
+        lease = self.leases.get(said.lease)
         if lease is not None:
             group = self.groups[lease.group]
-            lease.in_flight, lease.waiting, lease.batch, lease.told = in_flight, waiting, batch, self.now
+            lease.in_flight, lease.waiting, lease.batch, lease.told = said.in_flight, said.waiting, said.batch, self.now
+            since = inf if said.oldest is None else said.time - said.oldest
+            if not abs(since - lease.oldest_since) < SAME_AGE:
+                lease.oldest_since = since
+            if said.usual is not None and group.note_usual(said.usual):
+                self.touch(group)
             self._note_leases(group)
             self._note_use(group)
 
@@ -639,7 +647,8 @@ class HostState:
 
     def _note_leases(self, group: Group) -> None:
         """Note who waits for the group, and whether it is in use, by its leases."""
-        was = group.idle, group.wanted, group.is_batch
+        was = group.use
+        group.oldest_since = min((lease.oldest_since for lease in group.granted.values()), default=inf)
         group.idle = not any(lease.busy for lease in group.granted.values())
         group.wanted = any(lease.waiting for lease in group.waiting.values())
         group.is_batch = group.wanted and all(w.is_batch for lease in group.waiting.values() for w in lease.waiting)
@@ -648,7 +657,7 @@ class HostState:
                 index[group.name] = group
             else:
                 index.pop(group.name, None)
-        if was != (group.idle, group.wanted, group.is_batch):
+        if was != group.use:
             self.touch(group)
         else:
             self._note_change(group)

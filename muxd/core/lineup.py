@@ -78,6 +78,7 @@ class Blockers:
         ]
         self.have_only_their_turn = all(group.leaves or group in ready for group in groups)  # once somebody is due
         self._busy_since = max((group.since for group in busy), default=-inf)
+        self._long_since = min((group.long_since for group in busy), default=inf)
         self.go_by_all_gaps = any(not group.gaps for group in ready if group.idle)  # clients of theirs have none yet
         self._kept = [
             (each.group.idle_since, usual_gap(each.group), each.comeback_cost.seconds)
@@ -106,7 +107,7 @@ class Blockers:
             return inf
         at = now
         if self._busy_since > -inf:
-            at = max(at, due, policy.turn_ends_at(contender, self._busy_since, self._known_drain))
+            at = max(at, self._closes_at(due, policy.turn_ends_at(contender, self._busy_since, self._known_drain)))
         if self._kept:
             at = max(at, *(min(until, due) for until in self.kept_until(contender)))
         if contender.is_batch and self._idle:
@@ -127,10 +128,15 @@ class Blockers:
         for contender, due in zip(contenders, dues, strict=True):
             cost = contender.cost
             if cost not in ends:
-                ends[cost] = max(now, policy.turn_ends_at(contender, self._busy_since, self._known_drain))
-            end = ends[cost]
-            found.append(due if due > end else end)
+                ends[cost] = policy.turn_ends_at(contender, self._busy_since, self._known_drain)
+            at = self._closes_at(due, ends[cost])
+            found.append(at if at > now else now)
         return found
+
+    def _closes_at(self, due: float, turn_ends: float) -> float:
+        """Return when the busy ones among them close for one who is due then, once their turn has ended."""
+        at = due if due > turn_ends else turn_ends
+        return at if at < self._long_since else policy.closes_at(at, due, self._long_since)
 
     def kept_until(self, contender: Contender) -> list[float]:
         """Return when each idle one stops waiting for its clients to return."""

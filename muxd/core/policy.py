@@ -34,17 +34,24 @@ WORTH = 1 / 5
 
 #: How many times as long as a switch there and back, and the drain, a busy model's turn is to last, so that most of the
 #: GPU's time goes to answers; and how many times the configured target the wait may become by that.
-STRETCH = 3.0
+STRETCH = 5.0
 
 #: The same where the active model has many requests in flight when it gives way: so many times those beyond a `FEW` for
 #: each one that waits for another, and at most `MOST_STRETCH`.  Who waits less for it are more than who waits longer.
-PER_RATIO, MOST_STRETCH = 6.0, 8.0
+PER_RATIO, MOST_STRETCH = 30.0, 9.0
 
 #: So many requests in flight are not many, whoever waits.
 FEW = 5.0
 
 #: The longest turn, in seconds, that a busy model keeps because its drain takes so long.
-LONGEST_FOR_DRAIN = 60.0
+LONGEST_FOR_DRAIN = 120.0
+
+#: An answer under way is long once it has taken so many times as long as answers of its model usually do.
+LONG = 2.5
+
+#: So many seconds beyond the time when another model is due a busy one stays open at most while a long answer is under
+#: way: a drain would last until that one ends, and nobody would be served meanwhile.
+LONGEST_OPEN = 90.0
 
 #: The linger where no gap has been seen yet: a share of the switch there and back, and at most so many seconds.
 UNKNOWN_SHARE, UNKNOWN = 0.05, 0.5
@@ -137,3 +144,12 @@ def turn_ends_at(candidate: Candidate, active_since: float, drain: float = 0.0) 
     Drains that take very long do not lengthen it further: two of them in a row would break the bound of who waits.
     """
     return active_since + max(candidate.cost, min(drain, LONGEST_FOR_DRAIN))
+
+
+def closes_at(at: float, due: float, long_since: float) -> float:
+    """Return when a busy model closes that is to give way at `at`, for one who is due at `due`.
+
+    `long_since`: when its oldest answer under way had taken unusually long.  While such a one is, the model stays open:
+    those who are answered meanwhile delay nobody, unless one of them takes as long.
+    """
+    return max(at, due + LONGEST_OPEN) if long_since <= at else at

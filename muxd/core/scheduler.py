@@ -130,9 +130,9 @@ class Scheduler:
         self.host.now = max(self.host.now, event.time)
         if isinstance(event, DemandReported) and event.lease in self.host.leases:
             group = self.host.groups[self.host.leases[event.lease].group]
-            before = group.idle, group.wanted, group.is_batch
-            self.host.report(event.lease, event.in_flight, event.waiting, event.batch)
-            if before == (group.idle, group.wanted, group.is_batch) and self._leaves_all_as_it_is(group):
+            before = group.use
+            self.host.report(event)
+            if before == group.use and self._leaves_all_as_it_is(group):
                 return self._hasten_timer()
         commands = [*self._take_in(event)]
         conclusions = [*self._settle()]
@@ -183,8 +183,8 @@ class Scheduler:
                 yield from self._lease_reclaimed(event)
             case LeaseAsked():
                 yield from self._lease_asked(event)
-            case DemandReported(_, lease, in_flight, waiting, batch):
-                self.host.report(lease, in_flight, waiting, batch)
+            case DemandReported():
+                self.host.report(event)
             case LeaseEnded(_, lease):
                 self.host.forget(lease)
             case SwitchAsked(_, ticket, name) | HoldAsked(_, ticket, name) | OrderGiven(_, ticket, name) if (

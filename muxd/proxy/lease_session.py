@@ -76,14 +76,9 @@ class AskedLease:
             raise message.with_traceback(None)
         return message
 
-    def report(
-        self, in_flight: int, waiting: tuple[WaitingRequests, ...], places: int, deal: int, batch: int = 0
-    ) -> None:
-        """Have muxd told of the lease's demand and the places it uses, in place of what it was not told yet.
-
-        `batch`: of those in flight.
-        """
-        self._session.report(LeaseDemand(self.number, in_flight, waiting, places, deal, batch))
+    def report(self, demand: LeaseDemand) -> None:
+        """Have muxd told of the lease's demand and the places it uses, in place of what it was not told yet."""
+        self._session.report(demand)
 
     # Called by the session
 

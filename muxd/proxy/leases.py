@@ -45,6 +45,7 @@ from muxd.errors import MuxdError, Unreachable
 from muxd.protocol import (
     WORKER_LOST,
     LeaseComing,
+    LeaseDemand,
     LeaseFailed,
     LeaseGranted,
     LeaseMessage,
@@ -73,7 +74,8 @@ log = logging.getLogger(__name__)
 
 _REPORT_GAP = 0.05  # seconds, at least, between two reports of demand
 _REPORT_EVERY = 1.0  # seconds between reports of the number in flight, unless idleness changes
-_IDLE_GRACE = 0.02  # seconds without a request in flight before idleness is reported: clients pause between two
+#: Seconds without a request in flight before idleness is reported, unless requests wait for another model.
+_IDLE_GRACE = 0.02  # clients pause between two
 _RETRY = 0.25  # seconds between two attempts to reach muxd
 _RESTART = 5.0  # seconds for which waiting requests wait on after muxd's end: for its successor, which takes less
 _SUSPICION = 0.25  # seconds before a suspected grant is used again, unless muxd revokes the lease
@@ -100,6 +102,7 @@ class Leases:
         """
         self.lost_at = lost_at
         self.batch_max_wait = inf  # seconds that batch requests wait at most while others go before them
+        self.asked = 0  # leases for which requests wait: every look at who is idle may let one come
         self._most_idle = most_idle
         self._session = LeaseSession(control, activity)
         activity.under_way = self._under_way
@@ -185,6 +188,7 @@ class ModelLease:
         self._is_keep_told = True  # to muxd
         self._unloads = False  # a client has let go of the model, and muxd has not been told yet
         self._last_report: tuple[int, int, int, int] | None = None  # as last reported to muxd, see `_demand_figures`
+        self._oldest_told: float | None = None  # likewise, see `_oldest_since`
         self._last_progress: LeaseProgress | None = None  # muxd's last message about the wait
         self._last_progress_at = 0.0  # monotonic time of that message
         self._lost_at = -inf  # monotonic time at which a session with muxd was last lost
@@ -195,6 +199,7 @@ class ModelLease:
         """Go over to another state, with the grant that it has."""
         if state not in LEASE_MOVES[self.state]:
             raise AssertionError(f"lease on {self.name}: {self.state} -> {state} is no move")
+        self._leases.asked += (state is LeaseState.ASKED) - (self.state is LeaseState.ASKED)
         self.state, self._held = state, grant
         self.grant = grant if state is LeaseState.GRANTED else None
 
@@ -253,7 +258,7 @@ class ModelLease:
         if self._lines:
             self._admit_soon()
         if not grant.in_flight:
-            self._idle.set(_IDLE_GRACE)
+            self._idle.set(0.0 if self._leases.asked else _IDLE_GRACE)
             grant.drained.set()
 
     def _admit_soon(self) -> None:
@@ -548,6 +553,19 @@ class ModelLease:
     def _demand(self) -> tuple[WaitingRequests, ...]:
         return self._waiting.demand(monotonic()) if self._held_grant is None else ()
 
+    def _oldest_since(self) -> float | None:
+        """Return when the oldest of the requests in flight was sent to the worker; monotonic."""
+        running = self._held.in_flight if self._held is not None else ()
+        return min((request.record.arrived + request.record.waited for request in running), default=None)
+
+    def _told(self, number: int, oldest: float | None) -> LeaseDemand:
+        """Return what muxd is told of the demand."""
+        in_flight, _, places, deal = self._demand_figures()
+        batch, waiting_batch = self.batch_figures()
+        batch += waiting_batch if self._held_grant is not None else 0
+        age = None if oldest is None else max(0.0, monotonic() - oldest)
+        return LeaseDemand(number, in_flight, self._demand(), places, deal, batch, age, self.meter.usual)
+
     async def _report(self, session: LeaseSession, lease: AskedLease) -> None:
         """Report demand to muxd: queue and idleness when they change, the number in flight every `_REPORT_EVERY`."""
         while True:
@@ -563,11 +581,10 @@ class ModelLease:
             if self._kept is not None and not self._is_keep_told:
                 self._is_keep_told = True
                 session.keep(self.name, self._kept)
-            if figures != self._last_report:
-                self._last_report = figures
-                batch, waiting_batch = self.batch_figures()
-                batch += waiting_batch if self._held_grant is not None else 0
-                lease.report(figures[0], self._demand(), figures[2], self._deal, batch)
+            oldest = self._oldest_since()
+            if figures != self._last_report or oldest != self._oldest_told:
+                self._last_report, self._oldest_told = figures, oldest
+                lease.report(self._told(lease.number, oldest))
             if unloads and not any(self._demand_figures()[:2]):
                 await self._ask_to_unload(session)
             await trio.sleep(_REPORT_GAP)

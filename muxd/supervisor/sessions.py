@@ -93,8 +93,7 @@ class ProxySession:
                 now = trio.current_time()
                 for demand in leases:
                     if (lease := self._leases.get(demand.lease)) is not None:  # else it has just ended
-                        waiting = waiting_of(demand.waiting)
-                        self._sessions.tell(DemandReported(now, lease, demand.in_flight, waiting, demand.batch))
+                        self._sessions.tell(_reported(now, lease, demand))
                         self._sessions.places.report(lease, _wanted(demand), demand.places, demand.deal)
             case LeaseWish():
                 self._ask(message)
@@ -195,6 +194,12 @@ class ProxySession:
         """Let the session end once all that waits was sent."""
         self._is_open = False
         self._has_news.set()
+
+
+def _reported(now: float, lease: int, told: LeaseDemand) -> DemandReported:
+    """Return what a proxy has told of the core's lease with this number."""
+    waiting = waiting_of(told.waiting)
+    return DemandReported(now, lease, told.in_flight, waiting, told.batch, told.oldest_s, told.usual_s)
 
 
 def _wanted(told: LeaseDemand | LeaseWish | LeaseClaim) -> int:

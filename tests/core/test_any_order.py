@@ -386,7 +386,11 @@ class World:
     def report(self) -> None:
         granted = sorted(n for n, state in self.holders.items() if state == "granted")
         if granted:
-            self.tell(DemandReported(self.now, self.rng.choice(granted), self.rng.choice([0, 0, 1, 5])))
+            lease, in_flight = self.rng.choice(granted), self.rng.choice([0, 0, 1, 5])
+            oldest = self.rng.choice([None, 0.0, 4.0, 60.0]) if in_flight else None
+            self.tell(
+                DemandReported(self.now, lease, in_flight, oldest=oldest, usual=self.rng.choice([None, 1.0, 9.0]))
+            )
         waiting = sorted(n for n, state in self.holders.items() if state == "waiting")
         if waiting and self.rng.random() < 0.5:
             more = tuple(

@@ -9,6 +9,7 @@ from math import inf
 
 import pytest
 
+from muxd.core import policy
 from muxd.core.commands import GrantLease, SleepWorker, StartWorker, WakeWorker
 from muxd.core.events import Event, GpusMeasured, LeaseAsked, LeaseEnded, TimerFired, WorkerAsleep, WorkerReady
 from muxd.core.ledger import WHOLE
@@ -108,7 +109,7 @@ class Crowd:
         in_its_way = 1 if WHOLE in self.sizes.values() else len(self.sizes) - 1  # they leave one after the other
         switch = WAKE + SLEEP * in_its_way
         others = (len(self.waits) - 1) * (max(switch, self.work) + switch)
-        return 30.0 + others + switch + self.work
+        return policy.stretched(30.0, 2 * switch + self.work) + others + switch + self.work
 
     def measure_every_switch(self, names: str = "abx") -> None:
         """One request for each model in turn, three times: whoever asks from then on is told a bound."""

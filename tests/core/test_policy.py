@@ -1,4 +1,6 @@
-from muxd.core.policy import Candidate, bound, due_at, ranked, score, stretched, turn_ends_at, turns
+from math import inf
+
+from muxd.core.policy import Candidate, bound, closes_at, due_at, ranked, score, stretched, turn_ends_at, turns
 
 NOW = 100.0
 
@@ -34,25 +36,31 @@ def test_alone_it_waits_no_longer_than_the_target():
     assert (at - NOW) + 4 + 5 == 30
 
 
-def test_where_a_switch_there_and_back_is_dear_a_wait_becomes_three_of_them_and_at_most_three_targets():
-    assert stretched(30, overhead=8) == 30
-    assert stretched(30, overhead=20) == 60
-    assert stretched(30, overhead=120) == 90
+def test_where_a_switch_there_and_back_is_dear_a_wait_becomes_five_of_them_and_at_most_five_targets():
+    assert stretched(30, overhead=5) == 30
+    assert stretched(30, overhead=20) == 100
+    assert stretched(30, overhead=120) == 150
     assert stretched(0, overhead=120) == 0
 
 
-def test_where_many_are_in_flight_for_each_one_that_waits_the_wait_becomes_longer_and_at_most_eight_times_as_long():
-    assert stretched(30, overhead=20, crowd=5, waiting=1) == stretched(30, overhead=20, crowd=45, waiting=80) == 60
-    assert stretched(30, overhead=20, crowd=45, waiting=48) == 100
-    assert stretched(30, overhead=20, crowd=45, waiting=1) == 160
-    assert stretched(30, overhead=120, crowd=45, waiting=0.5) == 240
+def test_where_many_are_in_flight_for_each_one_that_waits_the_wait_becomes_longer_and_at_most_nine_times_as_long():
+    assert stretched(30, overhead=20, crowd=5, waiting=1) == stretched(30, overhead=20, crowd=45, waiting=300) == 100
+    assert stretched(30, overhead=20, crowd=45, waiting=200) == 120
+    assert stretched(30, overhead=20, crowd=45, waiting=1) == 180
+    assert stretched(30, overhead=120, crowd=45, waiting=0.5) == 270
     assert stretched(30, overhead=2, crowd=45, waiting=1) == 30
 
 
 def test_a_turn_lasts_as_long_as_the_switch_costs_or_its_drain_takes():
     assert turn_ends_at(candidate(cost=40), active_since=90) == 130
     assert turn_ends_at(candidate(cost=10), active_since=90, drain=20) == 110
-    assert turn_ends_at(candidate(cost=10), active_since=90, drain=200) == 150
+    assert turn_ends_at(candidate(cost=10), active_since=90, drain=200) == 210
+
+
+def test_a_busy_model_stays_open_for_an_answer_that_is_long_already_but_not_for_ever():
+    assert closes_at(at=100, due=80, long_since=inf) == closes_at(at=100, due=80, long_since=101) == 100
+    assert closes_at(at=100, due=80, long_since=70) == 170
+    assert closes_at(at=200, due=80, long_since=70) == 200, "its turn lasts beyond that"
 
 
 def test_a_wait_as_long_as_the_target_doubles_what_serving_a_model_is_worth():

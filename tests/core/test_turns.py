@@ -109,14 +109,32 @@ def test_the_bound_of_who_waits_ends_the_turn_of_an_idle_model():
     assert book.scheduler.host.now - 313.5 <= 30
 
 
-@pytest.mark.parametrize(("waiting", "target"), [(1, 80), (26, 80), (52, 40), (80, 30)])
+@pytest.mark.parametrize(("waiting", "target"), [(1, 90), (34, 90), (52, 60), (80, 50)])
 def test_who_waits_for_one_that_many_use_waits_longer_the_fewer_they_are(waiting, target):
-    """Forty are in flight when it gives way, 35 more than a few: six times as many as 35 that wait, four as 52."""
+    """Many are in flight when it gives way: thirty times those beyond a few are six times 52."""
     book = agents() >> DemandReported(313, 2, 40)
-    book.group("a").crowd = 5 + 4 * 52 / 6
+    book.group("a").crowd = 5 + 6 * 52 / 30
     book.worker("a").costs[WorkerState.DRAINING, None].learn(10.0)
     book >> LeaseAsked(313.5, 3, "b", (Waiting(waiting, 0.0),))
     assert book.timer == 313.5 + target - 10
+
+
+def test_while_an_unusually_long_answer_is_under_way_it_stays_open_for_others():
+    """A drain would last until that one ends: those who are answered meanwhile delay nobody."""
+    book = agents() >> DemandReported(313, 2, 3, oldest=40.0, usual=8.0)
+    book >> LeaseAsked(314, 3, "b")
+    assert book.timer == 429, "due at 339, and 90 s later it closes, whatever is under way"
+    book >> DemandReported(350, 2, 3, oldest=77.0, usual=8.0)
+    assert book.timer == 429
+    book >> DemandReported(360, 2, 2, oldest=5.0, usual=8.0)
+    assert book << revoked(360)
+
+
+def test_an_answer_is_not_long_that_took_no_longer_than_usual_when_another_model_is_due():
+    book = agents() >> DemandReported(313, 2, 3, oldest=1.0, usual=20.0)
+    book >> LeaseAsked(314, 3, "b")
+    assert book.timer == 339
+    assert book >> TimerFired(339) << revoked(339)
 
 
 def test_how_many_are_in_flight_when_it_gives_way_is_learned():

@@ -56,6 +56,7 @@ class FakeLease:
     session: "FakeSession"
     reports: Record[tuple[int, int]] = field(default_factory=Record)
     oldest: list[float] = field(default_factory=list)
+    answering: list[tuple[float | None, float | None]] = field(default_factory=list)  # age of the oldest, usual seconds
     over: trio.Event = field(default_factory=trio.Event)
     places: int | None = None  # that the grant tells
 
@@ -221,6 +222,7 @@ class FakeMuxd:
                 for demand in leases:
                     lease = session.leases[demand.lease]
                     lease.oldest += [entry.oldest_s for entry in demand.waiting]
+                    lease.answering.append((demand.oldest_s, demand.usual_s))
                     lease.reports.append((demand.in_flight, sum(entry.count for entry in demand.waiting)))
             case LeaseRelease(number):
                 session.leases[number].over.set()

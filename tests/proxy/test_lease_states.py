@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,7 +60,7 @@ class Play:
         self.told: list[str] = []
         self.reactor = reactor
         leases = SimpleNamespace(reactor=reactor, start=lambda _: self.told.append("ask muxd"), pool=self._pool)
-        leases.batch_max_wait = 600.0
+        leases.batch_max_wait, leases.asked = 600.0, 0
         self.lease = ModelLease("a", leases, TERMS, ModelMetrics())  # type: ignore[arg-type]
         self.tickets: dict[str, Ticket] = {}
         self.nursery = SimpleNamespace(start_soon=lambda *_: self.told.append("drain"))
@@ -158,6 +159,15 @@ def test_without_places_nothing_goes_and_of_fewer_what_is_there_ends_first(play)
     play >> LeasePlaces(1, 1, 3) >> "ends r1" >> "turn" << "granted"
     assert play.lease._demand_figures() == (2, 0, 1, 3)
     play >> "ends r2" >> "turn" << "granted, forward r3"
+
+
+@pytest.mark.parametrize(("asked", "grace"), [(0, 0.02), (1, 0.0)])
+def test_that_nothing_is_in_flight_any_more_is_told_at_once_where_requests_wait_for_another_model(play, asked, grace):
+    play >> "request r1" >> granted() >> "turn" << "granted, ask muxd, forward r1"
+    play.lease._leases.asked = asked
+    before = monotonic()
+    play >> "ends r1" << "granted"
+    assert before + grace <= play.lease._idle.deadline <= monotonic() + grace
 
 
 def test_one_that_fails_at_once_gives_its_place_to_the_next_in_the_same_turn(play):

@@ -83,6 +83,25 @@ async def test_the_wait_is_reported_from_its_beginning(proxy_env: ProxyEnv) -> N
     assert 0.05 <= lease.oldest[-1] < trio.current_time() - since + PATIENCE
 
 
+async def test_the_age_of_the_oldest_answer_and_how_long_answers_usually_take_are_reported(
+    proxy_env: ProxyEnv,
+) -> None:
+    await (await proxy_env.connect()).ask(post(chat()))
+    proxy_env.alpha.answer = answer_when_released
+    since = trio.current_time()
+    await (await proxy_env.connect()).send(post(chat()))
+    lease = await proxy_env.lease()
+    await lease.reports.until((1, 0))
+    await trio.sleep(0.1)
+    await (await proxy_env.connect()).send(post(chat()))
+    await lease.reports.until((2, 0))
+    oldest, usual = lease.answering[-1]
+    assert oldest is not None
+    assert usual is not None
+    assert 0.1 <= oldest <= trio.current_time() - since
+    assert 0.0 < usual < PATIENCE
+
+
 async def test_a_revoked_lease_is_drained_and_closed_and_asked_for_anew(proxy_env: ProxyEnv) -> None:
     proxy_env.alpha.answer = answer_when_released
     first, second = await proxy_env.connect(), await proxy_env.connect()

@@ -88,6 +88,12 @@ class ModelMetrics:
         self.completion_tokens = 0
         self.replays = 0
 
+    @property
+    def usual(self) -> float | None:
+        """Return the seconds that a request is with its worker, in the mean of all that have ended; None: none has."""
+        count = sum(self.requests.counts)
+        return max(0.0, self.requests.total - self.waits.total) / count if count else None
+
     def finished(self, route: str, status: int, seconds: float) -> None:
         """Count a request that ended with `status` after `seconds`; `route` is of a bounded set, no client's words."""
         key = (route, status)
