@@ -79,6 +79,7 @@ class HostCheck:
         self.problems = problems
         self._environ = environ
         self._readings = readings
+        self.with_router: set[str] = set()  # models whose router can be started
         self.without_engine: set[str] = set()  # models whose interpreter does not have it
         self.unfit: dict[str, list[Finding]] = {}  # by model: what its engine's version cannot do for it
         self.rejected: dict[str, tuple[str, list[ArgFault]]] = {}  # by model, or half: interpreter, its engine's word

@@ -28,6 +28,7 @@ def router_lines(machine: HostCheck) -> Iterator[ReportLine]:
             where = next(filter(None, (machine.where(models[0], key) for key in keys)), "")
             yield wrong("router", f"{python}: {error} ({EngineMissing.code}); {remedy}", where)
             continue
+        machine.with_router |= {model.name for model in models}
         try:
             for model, text in refused_args(python, models, machine.environ_of(models[0])):
                 yield wrong(model.name, text, machine.where(model, "router", "args"))

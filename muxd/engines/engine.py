@@ -77,6 +77,7 @@ class Engine(Protocol):
     stop_signal: signal.Signals  # what ends an idle server soonest
     is_deaf_while_loading: bool  # a stop signal is lost on a server that is not ready yet
     notice: str  # what an operator should mend although the server serves; "": nothing
+    tells_by_log: bool  # whether `diagnose` is to see the log of a server that serves, for what `notice` says
     is_silent: bool  # whether its server sleeps by steps of its own, and need neither answer nor listen now
     bootstrap_port: int  # at which a server that prefills tells those that decode where its KV cache is; 0: none
     runs_elsewhere: bool  # whether the server may be no descendant of its command, such as one that a hook starts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from muxd.config.flags import flag_of
 from muxd.config.model_schema import Model
 from muxd.config.rules import Finding
-from muxd.config.schema import Config
+from muxd.config.schema import Config, Daemon
 from muxd.core.ledger import GpuId
 from muxd.errors import EngineMissing
 
@@ -97,6 +97,8 @@ class EngineKind:
     caches: Mapping[str, str] = field(default_factory=dict)
     own_args: Callable[[Model], Sequence[str]] = lambda model: model.args  # returns the flags that the user's keys say
     installation: InstallationChecks | None = None  # None: it is always there
+    # Returns what keeps servers that run elsewhere from serving now, "" for nothing; None: its servers run here.
+    why_not_served: Callable[[Model, Daemon, Mapping[str, str]], str] | None = None
     pretend_gpus: PretendGpus | None = None  # None: its servers take memory of this machine's GPUs
 
     @property

@@ -6,6 +6,7 @@ KINDS = (
     "log_lost",
     "log_written_again",
     "muxd_started",
+    "notice",  # what an operator should mend although a model serves, or so that it can; with `over` once it is
     "operator",  # an order, with the user who gave it
     "proxy_exited",
     "reload",

@@ -51,6 +51,7 @@ from .handover import Handover
 from .holds import HeldModels
 from .learned import LearnedFile
 from .measurements import Measurements
+from .notices import Notices
 from .order_streams import OrderStream, OrderStreams
 from .reload import ConfigurationReloaded, Reloader, Reread
 from .runner_set import RunnerSet
@@ -118,6 +119,7 @@ class Supervisor:
         self._sessions = ProxySessions(
             context.tell, self._runners.resolve, partial(next, numbers), self._history, limit_of
         )
+        self._notices = Notices(self.journal.record)
         self._losses = Losses(config.daemon.log_dir, self.journal.record)
         self._learned = LearnedFile(context.state, self._view, self._runners)
         self._measurements = Measurements(context, self._view.host, self._runners)
@@ -272,6 +274,7 @@ class Supervisor:
             tellers: dict[str, LogTeller] = {**self._runners}
             if (proxy := self._context.proxy.log_teller) is not None:
                 tellers["muxd-proxy"] = proxy
+            self._notices.look({name: runner.notice for name, runner in self._runners.items()})
             self._losses.look([(name, teller.dropped) for name, teller in tellers.items()], trio.current_time())
             await next_tick(TICK)
 

@@ -542,6 +542,8 @@ class WorkerProcess:
                 self._listener.is_there() and await self._engine.is_alive(server.link, self._model)
             ):
                 misses, is_told = 0, False
+                if self._engine.tells_by_log:
+                    self._diagnose(is_alive=True)
                 continue
             misses += 1
             if self._listener.is_taken():  # what is sent there gets to a stranger: no further probe is waited for

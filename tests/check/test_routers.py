@@ -1,9 +1,16 @@
 """`router.args` are compared with the real sglang-router's own parser before anything starts."""
 
+import contextlib
+import json
 import subprocess
 import sys
 
+import httpx
 import pytest
+
+from tests.end_to_end.api_server import ApiServer
+from tests.end_to_end.muxd import eventually
+from tests.ports import free_port
 
 MODEL = 'engine = "simulator"\nreplicas = 2\ngpus = [0, 1]\n'
 
@@ -58,3 +65,43 @@ def test_the_command_line_of_the_router_is_refused_before_anything_starts(tmp_pa
     assert line.startswith("muxd router: the sglang-router of ")
     assert line.endswith("argument --eviction-interval-secs: invalid int value: 'x'")
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+
+
+def answers(url):
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/health", timeout=30).status_code == 200
+    return False
+
+
+def test_servers_elsewhere_that_do_not_answer_are_named_and_those_that_do_are_fine(report):
+    table = "engine = 'remote'\nurls = {urls}\nrouter = {{ policy = 'round_robin' }}\n"
+    port = free_port()
+    argv = [sys.executable, "-m", "muxd.simulator", "--port", str(port), "--model-path", "m", "--load-time", "0.1"]
+    here, nobody = f"http://127.0.0.1:{port}", "http://127.0.0.1:1"
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as server:
+        try:
+            eventually(lambda: answers(here), "the server answers")
+            one, two = (table.format(urls=json.dumps(urls)) for urls in ([here], [here, nobody]))
+            status, lines = report(f"[models.fine]\n{one}[models.half]\n{two}")
+        finally:
+            server.kill()
+    of_models = {subject: (mark, text) for mark, subject, text in lines if subject in ("fine", "half")}
+    assert status == 0
+    assert of_models == {
+        "fine": ("ok", "its servers run elsewhere, behind a router"),
+        "half": ("warn", f"no answer from {nobody}; the other servers have its requests"),
+    }
+
+
+def test_a_selector_that_matches_no_pod_is_named_and_so_is_a_cluster_that_does_not_answer(report, tmp_path):
+    with ApiServer() as api:
+        env = f"env = {{ KUBECONFIG = '{api.kubeconfig(tmp_path)}' }}\n"
+        text = f"[models.pods]\nengine = 'remote'\ndiscovery = {{ selector = {{ app = 'qwen' }} }}\n{env}"
+        _, lines = report(text)
+        api.stop()
+        _, gone = report(text)
+    told, of_gone = ([line for line in each if line[1] == "pods"] for each in (lines, gone))
+    said = "its router found no pod with app=qwen in any namespace that is Ready and answers at port 30000"
+    assert told == [("warn", "pods", said)]
+    ((mark, _, why),) = of_gone
+    assert (mark, why.partition(": ")[0]) == ("warn", "its router cannot watch pods")

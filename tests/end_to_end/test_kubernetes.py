@@ -211,6 +211,40 @@ def why_it_failed(muxd: Muxd, word: str) -> str:
     return str(eventually(reason, f"it fails, and says {word}", 60))
 
 
+def notices(muxd: Muxd) -> list[tuple[str, bool]]:
+    """What muxd's events have of what is to be mended: the text, and whether that is over."""
+    lines = muxd.control("GET", "/v1/events?after=0&follow=0&type=notice").text.splitlines()
+    return [(event["notice"], event.get("over", False)) for event in map(json.loads, lines)]
+
+
+def test_labels_that_no_pod_has_are_named_as_soon_as_the_router_has_looked_and_until_there_is_one(
+    api, pods, model, start
+):
+    api.put("one", pods.addresses["one"], {"app": "gwen"})
+    muxd = start(model())
+    text = f"its router found no pod with app=qwen in namespace llm that is Ready and answers at port {pods.port}"
+    eventually(lambda: muxd.status("qwen")["reason"] == text, "status says which labels")
+    assert muxd.state("qwen") == "starting"
+    eventually(lambda: notices(muxd) == [(text, False)], "so do the events")
+    api.put("one", pods.addresses["one"], QWEN)
+    muxd.until_state("qwen", "ready")
+    eventually(lambda: notices(muxd) == [(text, False), (text, True)], "and that it is over")
+    assert muxd.status("qwen")["reason"] is None
+    api.stop()
+    eventually(lambda: "its router cannot watch pods: " in (muxd.status("qwen")["reason"] or ""), "it is told")
+    assert muxd.status("qwen")["reason"].endswith("; the pods that are known serve on")
+    assert muxd.ask("qwen")
+
+
+@pytest.mark.thorough
+def test_the_half_for_which_there_is_no_pod_is_named_and_the_other_beside_it(api, pods, model, start):
+    api.put("two", pods.addresses["two"], {"role": "decode"})
+    muxd = start(model(prefill_selector={"role": "prefill"}, decode_selector={"role": "decode"}))
+    said = f"no pod with role=prefill in namespace llm that is Ready and answers at port {pods.port}"
+    eventually(lambda: said in (muxd.status("qwen")["reason"] or ""), "the half without a pod is named")
+    eventually(lambda: muxd.status("qwen")["reason"].endswith(f"; {pods.url('two')} cannot serve alone"), "the other")
+
+
 @pytest.mark.thorough
 def test_labels_that_no_pod_has_are_named(api, pods, model, start):
     api.put("one", pods.addresses["one"], {"app": "gwen"})

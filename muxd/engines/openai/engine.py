@@ -41,6 +41,7 @@ class OpenAIServer:
     stop_signal = signal.SIGTERM
     is_deaf_while_loading = False
     notice = ""
+    tells_by_log = False
     gate = None
 
     def __init__(self) -> None:

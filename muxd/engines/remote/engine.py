@@ -4,24 +4,32 @@ It is told the servers by the worker API, with the key that they ask for, or fin
 model is ready while it passes requests to one server at least.  A Unix socket has a bridge to a port of loopback.
 """
 
-import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
 
+import trio
+
 from muxd.config.engine_options import UNIX, PodDiscovery, RemoteOptions, any_unix
-from muxd.config.half_options import HalfOptions
+from muxd.config.half_options import HALVES, HalfOptions
 from muxd.config.model_schema import Model
 from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.routers import RoutedServer, SGLangRouter
+from muxd.engines.routers.worker_api import Listed, is_healthy, listed_by
 from muxd.errors import RemoteSilent
 from muxd.ports import HOST, free_port
 
-log = logging.getLogger(__name__)
+#: Seconds after which a router that knows of no pod is believed: 0.3.2 lists pods in its first moments, and knows one
+#: that answers within a second.
+FIRST_LIST = 2.0
+
+#: Seconds for which it counts that a router could not watch pods: 0.3.2 asks again about a minute later.
+WATCH_AGAIN = 120.0
 
 #: The file in the work folder by which the bridge is told its ports and sockets.
 BRIDGES = "bridges"
@@ -36,11 +44,20 @@ class RemoteServers(SGLangRouter):
         self._ports: dict[str, int] = {}  # of the bridges, by URL of a Unix socket
         self._bridges: Path | None = None  # None: there is no bridge
         self._silent: tuple[str, ...] = ()  # those that do not answer
+        self._discovery: PodDiscovery | None = None
+        self._halves: dict[str, tuple[str, ...]] = {}  # the servers that prefill, and those that decode, by flags
+        self._believed_at = inf  # when a router that knows of no pod is believed
+        self._lacking: tuple[str, ...] = ()  # the flags of selectors for which it knows no pod that answers
+        # The last complaint in the router's log that it cannot watch pods: its line, why, and when that was seen.
+        self._watch_line, self._watch_error, self._watch_failed_at = "", "", -inf
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         options = _options(model)
         self._is_told = bool(options.urls)
         self._urls = options.urls
+        self._discovery, self.tells_by_log = options.discovery, options.discovery is not None
+        self._halves = {half: servers for half in HALVES if (servers := _servers(getattr(options, half)))}
+        self._believed_at, self._lacking, self._watch_failed_at = inf, (), -inf
         self._ports = {url: int(port) for url, port in context.chosen.items() if url.startswith(UNIX)}
         self._api_key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
         self._bridges = context.workdir / BRIDGES if any_unix(options.urls) else None
@@ -83,25 +100,54 @@ class RemoteServers(SGLangRouter):
         return await self.is_ready(link)
 
     async def _serves(self, link: EngineClient) -> bool:
-        """Say whether the router passes requests to a server; note which servers do not answer."""
-        if not self._is_told:  # its flags have told the router, or it finds pods by itself
-            return await link.probe("/readiness") == 200
-        answering = await self.sync(link, [RoutedServer(self._told(url)) for url in self._urls])
-        silent = tuple(url for url in self._urls if self._told(url) not in answering)
-        if silent != self._silent:
-            self._silent = silent
-            others = "; the other servers have its requests" if answering else ""
-            self.notice = f"no answer from {', '.join(silent)}{others}" if silent else ""
-            if silent and answering:
-                log.warning("no answer from %s; the other servers of its model have its requests", ", ".join(silent))
+        """Say whether the router passes requests to a server, of each half; note which servers do not answer."""
+        if self._discovery is not None:
+            return self._has_pods(self._discovery, await listed_by(link))
+        if not self._is_told:  # its flags have told the router
+            listed = await listed_by(link)
+            answering = {url for url, ranks in listed.items() if is_healthy(ranks)}
+            serves = all(not answering.isdisjoint(servers) for servers in self._halves.values())
+            self._note_silent(
+                [url.split(" ")[0] for servers in self._halves.values() for url in servers], answering, serves
+            )
+            return serves
+        answering = set(await self.sync(link, [RoutedServer(self._told(url)) for url in self._urls]))
+        self._note_silent(self._urls, {url for url in self._urls if self._told(url) in answering}, bool(answering))
         return bool(answering)
 
+    def _note_silent(self, urls: Sequence[str], answering: set[str], serves: bool) -> None:
+        silent = tuple(url for url in urls if url not in answering)
+        if silent != self._silent:
+            self._silent = silent
+            others = "; the other servers have its requests" if serves else ""
+            self.notice = f"no answer from {', '.join(silent)}{others}" if silent else ""
+
+    def _has_pods(self, discovery: PodDiscovery, listed: Listed) -> bool:
+        """Say whether the router knows a pod that answers for each selector; note for which it knows none."""
+        healthy = [(url, ranks[0].get("worker_type")) for url, ranks in listed.items() if is_healthy(ranks)]
+        found = {flag: [url for url, kind in healthy if kind == _KINDS[flag]] for flag, _ in _selectors(discovery)}
+        self._lacking = tuple(flag for flag, urls in found.items() if not urls)
+        now = trio.current_time()
+        self._believed_at = min(self._believed_at, now + FIRST_LIST)
+        if now < self._watch_failed_at + WATCH_AGAIN:
+            known = "" if self._lacking else "; the pods that are known serve on"
+            self.notice = f"its router cannot watch pods: {self._watch_error}{known}"
+        elif self._lacking and now >= self._believed_at:
+            others = ", ".join(url for urls in found.values() for url in urls)
+            self.notice = _lacking_text(discovery, self._lacking) + (f"; {others} cannot serve alone" if others else "")
+        else:
+            self.notice = ""
+        return not self._lacking
+
     def diagnose(self, evidence: Evidence, model: Model) -> Diagnosis | None:
+        options = _options(model)
+        if evidence.is_alive and (errors := _NO_CLUSTER.findall(evidence.said)) and errors[-1][0] != self._watch_line:
+            self._watch_line, self._watch_error = errors[-1][0], errors[-1][1].strip()
+            self._watch_failed_at = trio.current_time()
         if not evidence.timed_out:
             return super().diagnose(evidence, model)
-        options = _options(model)
         if options.discovery is not None:
-            return _no_pod(options.discovery, evidence.said)
+            return _no_pod(options.discovery, evidence.said, self._lacking)
         servers = (*options.urls, *_servers(options.prefill), *_servers(options.decode))
         half = "" if self._is_told else ", or one half of prefill and decode"
         message = f"none of its servers answers{half}: {', '.join(servers)}"
@@ -117,20 +163,32 @@ def _servers(half: tuple[str, ...] | HalfOptions) -> tuple[str, ...]:
     return half if isinstance(half, tuple) else ()
 
 
-# What sglang-router 0.3.2 writes where it cannot ask Kubernetes for pods.
-_NO_CLUSTER = re.compile(r"(?:Error in Kubernetes watcher|Failed to start service discovery): (?P<why>[^\n]{1,200})")
+# What sglang-router 0.3.2 writes where it cannot ask Kubernetes for pods: the line from its beginning, and why.
+_NO_CLUSTER = re.compile(
+    r"^([^\n]{0,400}(?:Error in Kubernetes watcher|Failed to start service discovery): ([^\n]{1,200}))", re.MULTILINE
+)
+
+#: What the router calls a pod by the selector that found it.
+_KINDS = {"--selector": "regular", "--prefill-selector": "prefill", "--decode-selector": "decode"}
 
 
-def _no_pod(discovery: PodDiscovery, said: str) -> Diagnosis:
+def _no_pod(discovery: PodDiscovery, said: str, lacking: tuple[str, ...]) -> Diagnosis:
     """Return why the router has no pod to pass requests to; `said`: the end of its log."""
     if errors := _NO_CLUSTER.findall(said):
-        message = f"its router found no pod that answers, as it cannot watch pods: {errors[-1].strip()}"
+        message = f"its router found no pod that answers, as it cannot watch pods: {errors[-1][1].strip()}"
         remedy = "correct KUBECONFIG, or what muxd's service account may do: get, list and watch pods"
         return Diagnosis(RemoteSilent.code, message, remedy)
-    wanted = " or ".join(",".join(labels) for _, labels in _selectors(discovery))
+    return Diagnosis(
+        RemoteSilent.code, _lacking_text(discovery, lacking), "compare discovery with the labels of the pods"
+    )
+
+
+def _lacking_text(discovery: PodDiscovery, lacking: tuple[str, ...]) -> str:
+    """Return for which selectors, by their flags, no pod was found; none of them: for any."""
+    said = {flag: ",".join(labels) for flag, labels in _selectors(discovery)}
+    wanted = " or ".join(said[flag] for flag in lacking or said)
     where = f"namespace {discovery.namespace}" if discovery.namespace else "any namespace"
-    message = f"its router found no pod with {wanted} in {where} that is Ready and answers at port {discovery.port}"
-    return Diagnosis(RemoteSilent.code, message, "compare discovery with the labels of the pods")
+    return f"its router found no pod with {wanted} in {where} that is Ready and answers at port {discovery.port}"
 
 
 def _flags(options: RemoteOptions) -> Iterator[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from muxd.config.model_schema import Model
+from muxd.config.schema import Daemon
 from muxd.engines.capabilities import Capabilities
 from muxd.engines.kind import EngineKind
 
@@ -37,6 +40,12 @@ def _make() -> Engine:
     return RemoteServers()
 
 
+def _why_not_served(model: Model, daemon: Daemon, environ: Mapping[str, str]) -> str:
+    from .trial import why_not_served  # imported by who checks servers only
+
+    return why_not_served(model, daemon, environ)
+
+
 REMOTE = EngineKind(
     name="remote",
     capabilities=Capabilities(
@@ -53,4 +62,5 @@ REMOTE = EngineKind(
     findings=findings,
     certain_need=lambda model, environ: 0,
     has_hub_layout=False,
+    why_not_served=_why_not_served,
 )

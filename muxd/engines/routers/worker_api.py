@@ -27,6 +27,9 @@ from muxd.engines.wake_proof import ProofAnswer
 #: Seconds after which a router that has not carried out a change is asked for it again.
 ASKED_AGAIN = 5.0
 
+#: What a router says of its workers, by the URLs of their servers.
+Listed = dict[str, list[dict[str, Any]]]
+
 _RANK = re.compile(r"@\d+$")
 
 
@@ -66,6 +69,7 @@ class WorkerApiRouter:
     notice = ""
     _api_key = ""  # that its workers ask for; "": none
     is_silent = False
+    tells_by_log = False
     runs_elsewhere = False
     bootstrap_port = 0
     gate = None
@@ -90,7 +94,7 @@ class WorkerApiRouter:
     async def sync(self, link: EngineClient, workers: Sequence[RoutedServer]) -> tuple[str, ...]:
         wanted = {worker.url: worker for worker in workers}
         urls = tuple(wanted)
-        listed = await _workers(link)
+        listed = await listed_by(link)
         changes = [_Change(url, "", True) for url in urls if url not in listed]
         for url, ranks in listed.items():
             if url not in urls:
@@ -101,8 +105,7 @@ class WorkerApiRouter:
                 server = wanted.get(change.url) or _as_listed(change.url, listed[change.url][0])
                 await self._ask_for(link, change, server)
                 self._asked[change] = trio.current_time()
-        healthy = (url for url, ranks in listed.items() if any(rank.get("is_healthy") is True for rank in ranks))
-        return tuple(healthy)
+        return tuple(url for url, ranks in listed.items() if is_healthy(ranks))
 
     async def _ask_for(self, link: EngineClient, change: _Change, server: RoutedServer) -> None:
         """Ask the router for one change.
@@ -207,14 +210,19 @@ def _as_listed(url: str, listed: dict[str, Any]) -> RoutedServer:
     return RoutedServer(url, half if half in ("prefill", "decode") else "", listed.get("bootstrap_port") or 0)
 
 
-async def _workers(link: EngineClient) -> dict[str, list[dict[str, Any]]]:
+def is_healthy(ranks: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether a router passes requests to one of a server's ranks at least."""
+    return any(rank.get("is_healthy") is True for rank in ranks)
+
+
+async def listed_by(link: EngineClient) -> Listed:
     """Return what the router says of its workers, by their URLs; raise EngineCallFailed.
 
     With --dp-aware a server is several workers, one for each data-parallel rank: URL@0, URL@1, ...  Their ids are "".
     """
     answer = await link.ask("/workers")
     workers = answer.get("workers") if isinstance(answer, dict) else None
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: Listed = {}
     try:
         for worker in workers or ():
             url = _RANK.sub("", worker["url"])

@@ -78,6 +78,7 @@ class SGLang:
     is_silent = False
     runs_elsewhere = False
     notice = ""
+    tells_by_log = False
     bootstrap_port = 0
     gate: LaunchGate | None = SGLangGate()
 

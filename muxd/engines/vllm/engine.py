@@ -73,6 +73,7 @@ class VLLM:
     runs_elsewhere = False
     bootstrap_port = 0
     notice = ""
+    tells_by_log = False
     gate = None
     environment: Mapping[str, str] = {
         "VLLM_SERVER_DEV_MODE": "1",  # opens the routes for sleep and wake; `guard` keeps them to muxd
