@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from tests.end_to_end.conftest import two_models
 from tests.end_to_end.muxd import Muxd, eventually
 from tests.seeds import EVERY
 from tests.unprivileged import unprivileged
+from tests.wire.test_fuzz import mutilated, seeds
+from tests.wire.wire_env import chat
 
 from .oracles import judged, memory, open_files
 
@@ -229,9 +232,9 @@ def malformed(draw: random.Random) -> bytes:
     return bytes(data)
 
 
-def answered(muxd: Muxd, data: bytes) -> bytes:
+def answered(client: socket.socket, data: bytes) -> bytes:
     """What comes of it when this is all that the client sends; of a stream its beginning."""
-    with connected(muxd) as client:
+    with client:
         received = b""
         with suppress(OSError):
             client.sendall(data)
@@ -241,22 +244,49 @@ def answered(muxd: Muxd, data: bytes) -> bytes:
         return received
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_malformed_requests_change_nothing_and_take_no_memory(start: Callable[..., Muxd], seed: int) -> None:
-    count, draw = 100_000 // (4 * EVERY), random.Random(seed)
-    muxd = start(two_models())
-    muxd.ask("alpha")
+#: Malformed requests at each door: 10^5 with all seeds.
+MALFORMED = 100_000 // EVERY
+
+
+def bears_malformed_requests(
+    muxd: Muxd, pid: int, connect: Callable[[], socket.socket], draw: Callable[[], bytes], statuses: bytes
+) -> None:
+    """Whatever one of muxd's processes is sent, it answers nothing or one of the statuses, and is as it was.
+
+    `statuses`: the first digits of those that may be.
+    """
     with judged(muxd):
         for _ in range(500):
-            answered(muxd, malformed(draw))
-        moves, before, began = muxd.moves(), memory(muxd.process.pid), time.monotonic()
-        for _ in range(count):
-            data = malformed(draw)
-            received = answered(muxd, data)
-            assert received[9:10] in b"245", (data, received[:200])
+            answered(connect(), draw())
+        moves, before, began = muxd.moves(), memory(pid), time.monotonic()
+        for _ in range(MALFORMED):
+            data = draw()
+            received = answered(connect(), data)
+            assert received[9:10] in statuses, (data, received[:200])
             assert b"Traceback" not in received, data
         took = time.monotonic() - began
-        assert memory(muxd.process.pid) - before < 8 << 20
+        assert memory(pid) - before < 8 << 20
         assert muxd.moves() == moves
+    print(f"{MALFORMED} malformed requests in {took:.0f} s")
+
+
+def test_malformed_requests_change_nothing_and_take_no_memory(start: Callable[..., Muxd]) -> None:
+    muxd, draw = start(two_models()), random.Random(1)
+    muxd.ask("alpha")
+    bears_malformed_requests(muxd, muxd.process.pid, lambda: connected(muxd), lambda: malformed(draw), b"245")
     assert "Traceback" not in muxd.log
-    print(f"{count} malformed requests in {took:.0f} s")
+
+
+def test_malformed_requests_at_the_proxy_change_nothing_and_take_no_memory(start: Callable[..., Muxd]) -> None:
+    """Those that come through whole name a model that there is not."""
+    muxd, draw = start(two_models()), random.Random(1)
+    muxd.ask("alpha")
+    proxy, known = muxd.status()["proxy"]["pid"], seeds(partial(chat, "nobody"))
+
+    def connect() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", muxd.port), 30)
+
+    bears_malformed_requests(muxd, proxy, connect, lambda: mutilated(draw, known), b"124")
+    assert muxd.status()["proxy"]["pid"] == proxy
+    logs = (muxd.folder / "logs").glob("*proxy*.log")
+    assert not any("Traceback" in log.read_text(errors="replace") for log in logs)
