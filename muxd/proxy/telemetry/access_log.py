@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FLUSH_AFTER = 0.25  # seconds, at most, that a line waits to be written
-_FLUSH_AT = 64 << 10  # bytes of waiting lines that are written without further delay
+# Bytes of waiting lines that are written without further delay.  Each write is a thread, some turns of trio, and cold
+# caches: with 64 KiB it took 5 % of all CPU of 20 000 requests a second.
+_FLUSH_AT = 1 << 20
 _MOST = 8 << 20  # bytes, at most, that wait for a slow disk; further lines are dropped
 _NO_THREAD = 1.0  # seconds to the next attempt after the system let no thread be started
 _LAST_PATIENCE = 2.0  # seconds to write the lines that are left at the end
