@@ -39,6 +39,31 @@ sleep_level = 2
 """
 """Two models that take turns, and sleep and wake in no time."""
 
+REAL = """\
+[policy]
+wait_target = 0
+[defaults]
+engine = "{engine}"
+python = "{home}/venv/bin/python"
+args = {args}
+env = {env}
+[models.a]
+model_path = "{home}/models/tiny-a"
+sleep_level = 1
+[models.b]
+model_path = "{path}"
+sleep_level = {level}
+"""
+
+
+def two_real_models(
+    engine: str, home: Path, args: Sequence[str], env: dict[str, str], path: Path | None = None, level: int = 2
+) -> str:
+    """Return two models of a real engine on the CPU (see tests/real), installed in `home`; `path`, `level`: of b."""
+    table = "{ " + ", ".join(f'{key} = "{value}"' for key, value in env.items()) + " }"
+    path = path or home / "models/tiny-b"
+    return REAL.format(engine=engine, home=home, args=list(args), env=table, path=path, level=level)
+
 
 Ready = Callable[["subprocess.Popen[bytes]"], None]
 

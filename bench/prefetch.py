@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from figures import Figure, show
-from muxd_process import MuxdProcess, running_muxd, until
+from muxd_process import MuxdProcess, running_muxd, two_real_models, until
 
 from muxd.host.page_cache import CHUNK, bytes_in_ram, read_ahead
 from muxd.host.priority import read_when_idle
@@ -34,22 +34,6 @@ GiB = 1 << 30
 
 #: Of a Llama: small enough for a CPU, and each layer has some 126 MB of weights.
 HIDDEN, INNER, HEADS = 2048, 8192, 32
-
-MODELS = """\
-[policy]
-wait_target = 0
-[defaults]
-python = "{home}/venv/bin/python"
-args = {args}
-env = {env}
-[models.a]
-model_path = "{home}/models/tiny-a"
-sleep_level = 1
-[models.b]
-model_path = "{big}"
-sleep_level = {level}
-prefetch = false
-"""
 
 
 def drop(files: Sequence[Path]) -> None:
@@ -161,9 +145,8 @@ def measure_sglang(folder: Path, size: int, level: int, runs: int) -> None:
     home = Path(os.environ.get("MUXD_REAL_SGLANG", DEFAULT)).absolute()
     big = folder / "big"
     files = write_model(big, home / "models/tiny-a", size)
-    env = "{ " + ", ".join(f'{key} = "{value}"' for key, value in CPU_ENV.items()) + " }"
     args = [*CPU_ARGS, "--mem-fraction-static", "0.4", "--max-total-tokens", "4096"]  # the last one of each counts
-    models = MODELS.format(home=home, args=args, env=env, big=big, level=level)
+    models = f"{two_real_models('sglang', home, args, CPU_ENV, big, level)}prefetch = false\n"
     cold, ahead = [], []
     with running_muxd(models) as muxd:
         muxd.ask("b", max_tokens=1)

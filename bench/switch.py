@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from figures import Figure, show
-from muxd_process import SIMULATED, MuxdProcess, running_muxd
+from muxd_process import SIMULATED, MuxdProcess, running_muxd, two_real_models
 from processes import below, put_first
 
 BENCH = Path(__file__).resolve().parent
@@ -55,22 +55,6 @@ GOAL = 20.0  # milliseconds
 
 #: The wake proof from beginning to end; the engine's own part of it is among its calls.
 PROOF = "WorkerProcess._prove"
-
-REAL = """\
-[policy]
-wait_target = 0
-[defaults]
-engine = "{engine}"
-python = "{home}/venv/bin/python"
-args = {args}
-env = {env}
-[models.a]
-model_path = "{home}/models/tiny-a"
-sleep_level = 1
-[models.b]
-model_path = "{home}/models/tiny-b"
-sleep_level = 2
-"""
 
 Stamp = tuple[float, str, str, str]
 
@@ -174,8 +158,7 @@ def real_models(engine: str) -> str:
         from tests.real.install import DEFAULT
         from tests.real.sglang_cpu import CPU_ARGS, CPU_ENV
     home = Path(os.environ.get(f"MUXD_REAL_{engine.upper()}") or DEFAULT).absolute()
-    env = "{ " + ", ".join(f'{key} = "{value}"' for key, value in CPU_ENV.items()) + " }"
-    return REAL.format(engine=engine, home=home, args=list(CPU_ARGS), env=env)
+    return two_real_models(engine, home, CPU_ARGS, CPU_ENV)
 
 
 def main() -> None:
