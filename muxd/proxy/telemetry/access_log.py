@@ -1,4 +1,4 @@
-"""One line for every request, save probes: text for people, JSON for machines.
+"""One line for every request, save probes: text for people, by their clock; JSON for machines, by UTC.
 
 `record` formats lines at once, in 2 us each (timeit), and never waits; a thread writes the lines later.  If the thread
 formatted them too, that work would come in lumps, and the serving thread would wait for the interpreter's lock.
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from math import inf
 from pathlib import Path
 from threading import Lock
-from time import gmtime, strftime, time
+from time import gmtime, localtime, strftime, time
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -49,25 +49,32 @@ class _Form(NamedTuple):
     time: str
     no_time: str
     no_wait: str
+    is_local: bool  # times are of this host, with their offset, and not UTC
+
+    def moment(self, seconds: float, form: str) -> str:
+        """Return a time since 1970 as a line of this form has it."""
+        return strftime(form, localtime(seconds) if self.is_local else gmtime(seconds))
 
 
 # Both forms take the same values in the same order; %.0s takes a value and prints nothing.
 _TEXT = _Form(
-    "%s.%03dZ %s %s %.3fs wait=%s first=%s in=%d out=%d tokens=%d+%d replays=%d id=%s\n",
+    "%s.%03d%s %s %s %.3fs wait=%s first=%s in=%d out=%d tokens=%d+%d replays=%d id=%s\n",
     "%s %s %s %s%.0s %s",
     "%d %s %s",
     "%.3f",
     "-",
     "0.000",
+    True,
 )
 _JSON = _Form(
-    '{"time":"%s.%03dZ",%s,%s,"duration_s":%.6f,"wait_s":%s,"ttft_s":%s,"request_bytes":%d,"response_bytes":%d,'
+    '{"time":"%s.%03d%s",%s,%s,"duration_s":%.6f,"wait_s":%s,"ttft_s":%s,"request_bytes":%d,"response_bytes":%d,'
     '"prompt_tokens":%d,"completion_tokens":%d,"replays":%d,"request_id":%s}\n',
     '"client":%s,"key":%s,"method":%s,"path":%s,"route":%s,"model":%s',
     '"status":%d,"end":%s,"code":%s',
     "%.6f",
     "null",
     "0.000000",
+    False,
 )
 
 
@@ -86,7 +93,7 @@ def open_access_log(form: str, folder: Path | None, process: int | None = None) 
         return None
     destination = Stdout() if folder is None else Folder(folder, process)
     try:
-        destination.prepare(time())
+        destination.prepare((_JSON if form == "json" else _TEXT).moment(time(), "%Y-%m-%d"))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CannotWriteLog(
@@ -105,7 +112,7 @@ class AccessLog:
         self._plain = '"%s"' if form == "json" else "%s"
         # Formatted parts of lines, by their values.  The same parts recur: a look-up takes 0.15 us, formatting 2.
         self._parts: dict[tuple[object, ...], str] = {}
-        self._second, self._stamp = -1, ""
+        self._second, self._stamp, self._zone = -1, "", "Z"
         self._lines: list[str] = []
         self._waiting = 0  # bytes of `_lines`
         self._writing = 0  # bytes that the thread is writing
@@ -125,7 +132,7 @@ class AccessLog:
             at = record.ended_at
             second = int(at)
             if second != self._second:
-                self._second, self._stamp = second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+                self._begin(second)
             if target.find(b"?") >= 0:
                 target = target.partition(b"?")[0]
             asked = (record.address, record.key, record.method, target, record.route, record.model)
@@ -135,6 +142,7 @@ class AccessLog:
             line = form.line % (
                 self._stamp,
                 (at - second) * 1000,
+                self._zone,
                 known.get(asked) or self._asked_part(asked),
                 known.get(ended) or self._ended_part(ended),
                 record.seconds,
@@ -155,6 +163,13 @@ class AccessLog:
         self._waiting = size
         if size > self._threshold:
             self._threshold_passed.set()
+
+    def _begin(self, second: int) -> None:
+        """Have lines stamped with a second since 1970."""
+        self._second, self._stamp = second, self._form.moment(second, "%Y-%m-%dT%H:%M:%S")
+        if self._form.is_local:
+            offset = self._form.moment(second, "%z")
+            self._zone = f"{offset[:3]}:{offset[3:]}"
 
     def _asked_part(self, asked: tuple[str, str, str, bytes, str, str]) -> str:
         client, key, method, target, route, model = asked

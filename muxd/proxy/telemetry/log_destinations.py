@@ -5,7 +5,6 @@
 
 import os
 import select
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -23,8 +22,8 @@ class Lost(NamedTuple):
 class LogDestination(Protocol):
     """A place that lines are written to."""
 
-    def prepare(self, now: float) -> None:
-        """Open the destination, at `now` in seconds since the epoch; raise OSError where it cannot be written."""
+    def prepare(self, day: str) -> None:
+        """Open the destination for the lines of a day, "2026-01-31"; raise OSError where it cannot be written."""
 
     def write(self, lines: list[str]) -> Lost | None:
         """Write the lines; return those that were lost, or None.  May block."""
@@ -36,7 +35,7 @@ class Stdout:
     def __init__(self) -> None:
         self._output = _Output(1)
 
-    def prepare(self, now: float) -> None:
+    def prepare(self, day: str) -> None:
         """Do nothing: stdout is open."""
 
     def write(self, lines: list[str]) -> Lost | None:
@@ -44,7 +43,7 @@ class Stdout:
 
 
 class Folder:
-    """A folder with a file access-YYYY-MM-DD.log for each day in UTC; `day_of` gives a line's day.
+    """A folder with a file access-YYYY-MM-DD.log for each day; `day_of` gives a line's day, by its own clock.
 
     A file that was moved or removed is created again for the next lines.  Each of several processes has files of its
     own, access-YYYY-MM-DD.2.log for the second: a line that a full disk has cut could not be told from the next one of
@@ -57,8 +56,8 @@ class Folder:
         self._path = folder
         self._output: _Output | None = None
 
-    def prepare(self, now: float) -> None:
-        self._open(datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d"))
+    def prepare(self, day: str) -> None:
+        self._open(day)
 
     def write(self, lines: list[str]) -> Lost | None:
         lost: Lost | None = None

@@ -5,6 +5,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,24 @@ from .lines import Kept, finish, line_of, record
 FORMS = pytest.mark.parametrize("form", ["text", "json"])
 
 
-async def test_text_is_a_line_for_people() -> None:
+@pytest.mark.parametrize(
+    ("zone", "stamp"),
+    [
+        ("Asia/Kolkata", "2026-03-20T17:30:00.125+05:30"),
+        ("America/St_Johns", "2026-03-20T09:30:00.125-02:30"),
+        ("UTC", "2026-03-20T12:00:00.125+00:00"),
+    ],
+)
+async def test_text_is_a_line_for_people_by_their_clock(set_zone: Callable[[str], None], zone: str, stamp: str) -> None:
+    set_zone(zone)
     assert await line_of("text") == (
-        "2026-03-20T12:00:00.125Z 192.0.2.7 team POST /v1/chat/completions qwen 200 ok - 1.250s wait=0.500 "
+        f"{stamp} 192.0.2.7 team POST /v1/chat/completions qwen 200 ok - 1.250s wait=0.500 "
         "first=0.750 in=512 out=664 tokens=12+345 replays=1 id=abc-1\n"
     )
 
 
-async def test_json_is_one_object_with_units_in_its_names() -> None:
+async def test_json_is_one_object_with_units_in_its_names(set_zone: Callable[[str], None]) -> None:
+    set_zone("Asia/Kolkata")
     assert json.loads(await line_of("json")) == {
         "time": "2026-03-20T12:00:00.125Z",
         "client": "192.0.2.7",

@@ -52,14 +52,17 @@ def test_lines_before_and_after_midnight_come_into_two_files(folder: Folder, tmp
     assert file(tmp_path, TUESDAY).read_text() == line(TUESDAY, "1") + line(TUESDAY, "2")
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
-async def test_a_request_is_logged_on_its_day_in_utc(folder: Folder, tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize(("form", "west", "zone"), [("text", 5 * 3600.0, "-05:00"), ("json", 0.0, "Z")])
+async def test_a_request_is_logged_on_its_day_by_the_clock_of_its_line(
+    folder: Folder, tmp_path: Path, set_zone: Callable[[str], None], form: str, west: float, zone: str
+) -> None:
+    set_zone("EST5")
     log = AccessLog(form, folder)
-    record(log, at=MIDNIGHT - 0.001, request_id="late")
-    record(log, at=MIDNIGHT, request_id="early")
+    record(log, at=MIDNIGHT + west - 0.001, request_id="late")
+    record(log, at=MIDNIGHT + west, request_id="early")
     await finish(log)
-    assert "2026-03-16T23:59:59.999Z" in (late := file(tmp_path).read_text())
-    assert "2026-03-17T00:00:00.000Z" in (early := file(tmp_path, TUESDAY).read_text())
+    assert f"2026-03-16T23:59:59.999{zone}" in (late := file(tmp_path).read_text())
+    assert f"2026-03-17T00:00:00.000{zone}" in (early := file(tmp_path, TUESDAY).read_text())
     assert "late" in late
     assert "early" in early
 
@@ -91,7 +94,7 @@ def test_a_folder_that_was_removed_is_made_again(folder: Folder, tmp_path: Path)
 
 @pytest.mark.usefixtures("umask")
 def test_its_files_are_readable_for_the_group_only_whatever_the_umask(folder: Folder, tmp_path: Path) -> None:
-    folder.prepare(MIDNIGHT - 1)
+    folder.prepare(MONDAY)
     assert file(tmp_path).stat().st_mode & 0o777 == 0o640
 
 
@@ -120,7 +123,7 @@ def test_a_fifo_that_nobody_reads_is_an_error_and_no_wait(folder: Folder, tmp_pa
     (tmp_path / "logs").mkdir()
     os.mkfifo(file(tmp_path))
     with pytest.raises(OSError, match="No such device"):
-        folder.prepare(MIDNIGHT - 1)
+        folder.prepare(MONDAY)
 
 
 def test_a_slow_pipe_is_waited_for_and_gets_every_line(folder: Folder, tmp_path: Path) -> None:
