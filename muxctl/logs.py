@@ -15,6 +15,7 @@ from muxctl.display.tables import plain, visible
 from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode
 from muxctl.socket_path import find_socket
 from muxctl.times import stamp, time_window
+from muxd.log_names import STREAMS, file_name, log_files, logged_names, worker_name
 
 if TYPE_CHECKING:
     from muxd.merged_logs import LogWindow
@@ -41,7 +42,6 @@ EXITS = EVERYWHERE | {
     ExitCode.INTERRUPTED: "interrupted, as -f is meant to end",
 }
 
-STREAMS = ("stdout", "stderr")
 _POLL = 0.2  # seconds between two reads of a file that is followed
 
 _OWN = {"proxy": "muxd-proxy", "ui": "muxd-ui"}  # log names of muxd's own children, by the names that users type
@@ -208,11 +208,13 @@ def _all_files(log_dir: Path | None) -> dict[str, Path]:
     directories = [log_dir] if log_dir else _places_and_names()[0]
     own = {name: typed for typed, name in _OWN.items()}
     for directory in directories:
-        files = [(stream, path) for stream in STREAMS for path in sorted(directory.glob(f"*.{stream}.log"))]
+        files = {
+            f"{own.get(name, worker_name(name))} {stream}": log_files(directory, name)[stream]
+            for stream in STREAMS
+            for name in logged_names(directory, stream)
+        }
         if files:
-            names = {path: path.name.removesuffix(f".{stream}.log") for stream, path in files}
-            typed = {path: own.get(name, name).replace("@", "/") for path, name in names.items()}
-            return {f"{typed[path]} {stream}": path for stream, path in files}
+            return files
     down = "" if log_dir else "muxd is not running, and "
     places = ", ".join(map(str, directories))
     raise CommandFailed(f"{down}there are no logs in {places}; --log-dir names another place", ExitCode.FAILED)
@@ -224,10 +226,10 @@ def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
     Those of several processes of the proxy are by process and stream.
     """
     directories, names = ([log_dir], {}) if log_dir else _places_and_names()
-    known = names.get(name, _OWN.get(name, name)).replace("/", "@")  # as muxd names the files of a worker of several
+    known = file_name(names.get(name, _OWN.get(name, name)))
     if known[:1] != ".":
         for directory in directories:
-            files = {stream: directory / f"{known}.{stream}.log" for stream in STREAMS}
+            files = log_files(directory, known)
             if any(file.exists() for file in files.values()):
                 return files
             if name == "router" and (routers := _of_routers(directory)):
@@ -242,19 +244,17 @@ def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
 
 def _of_routers(directory: Path) -> dict[str, Path]:
     """Return the log files of the routers of all groups."""
-    found = {stream: sorted(directory.glob(f"*@router.{stream}.log")) for stream in STREAMS}
     return {
-        f"{path.name.removesuffix(f'@router.{stream}.log')}/router {stream}": path
-        for stream, paths in found.items()
-        for path in paths
+        f"{worker_name(name)} {stream}": log_files(directory, name)[stream]
+        for stream in STREAMS
+        for name in logged_names(directory, stream, "*@router")
     }
 
 
 def _of_processes(directory: Path) -> dict[str, Path]:
     """Return the log files of several processes of the proxy."""
-    names = (path.name.removesuffix(".stdout.log") for path in directory.glob(f"{_OWN['proxy']}-*.stdout.log"))
-    in_order = sorted(names, key=lambda name: (len(name), name))
-    return {f"{name} {stream}": directory / f"{name}.{stream}.log" for name in in_order for stream in STREAMS}
+    names = sorted(logged_names(directory, "stdout", f"{_OWN['proxy']}-*"), key=len)
+    return {f"{name} {stream}": file for name in names for stream, file in log_files(directory, name).items()}
 
 
 def _places_and_names() -> tuple[list[Path], dict[str, str]]:

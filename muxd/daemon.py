@@ -33,9 +33,10 @@ from .history.database import HistoryFile
 from .launchers.observed_scripts import ObservedScripts
 from .left_behind import LeftBehind, find_left_behind, is_to_be_ended, warn_of_left_elsewhere
 from .locks import STATE_LOCK, hold
+from .log_names import own_log_file
 from .notify import Notifier
 from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
-from .own_log import BACKUPS, MAX_BYTES, keep_log, own_log_file
+from .own_log import BACKUPS, MAX_BYTES, keep_log
 from .pool_share import processes_of
 from .saved_state import SavedState, StateFile
 from .shim.log import Log

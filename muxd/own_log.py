@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Condition, Thread
 from typing import IO, Any, Protocol
@@ -35,10 +34,6 @@ class LinesKept(Protocol):
 
 #: Lines that wait for the disk at most; what comes then is on stderr only.
 MOST_WAITING = 10_000
-
-
-def own_log_file(log_dir: Path) -> Path:
-    return log_dir / "muxd.stderr.log"
 
 
 def setup_logging(

@@ -13,6 +13,7 @@ from muxd.children import Child, Children, ChildSpec, own_environment
 from muxd.config import Config
 from muxd.config.proxy_settings import write_for_proxy
 from muxd.errors import MuxdError, in_words
+from muxd.log_names import log_files
 from muxd.own_files import make_way
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ STOP_TIMEOUT, ENDED_WITHIN = 2.0, 5.0
 
 def console_log_files(config: Config) -> dict[str, Path]:
     """Return where the console's output goes, under "stdout" and "stderr"."""
-    return {stream: config.daemon.log_dir / f"muxd-ui.{stream}.log" for stream in ("stdout", "stderr")}
+    return log_files(config.daemon.log_dir, "muxd-ui")
 
 
 class ConsoleChild:

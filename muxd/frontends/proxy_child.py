@@ -19,6 +19,7 @@ from muxd.config.proxy_settings import write_for_proxy
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.errors import MuxdError, in_words
 from muxd.left_behind import proxy_digest
+from muxd.log_names import log_files
 from muxd.own_files import make_way
 from muxd.pool_share import PoolShare
 from muxd.saved_state import StateFile
@@ -209,8 +210,7 @@ class ProxyChild:
 
     @property
     def log_files(self) -> dict[str, Path]:
-        log_dir = self._config.daemon.log_dir
-        return {stream: log_dir / f"{self.name}.{stream}.log" for stream in ("stdout", "stderr")}
+        return log_files(self._config.daemon.log_dir, self.name)
 
     def _spec(self) -> ChildSpec:
         argv = [sys.executable, "-m", "muxd", "proxy", "--config", str(self._settings)]

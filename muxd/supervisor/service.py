@@ -26,8 +26,8 @@ from muxd.history.series import FIELDS, SeriesQuery
 from muxd.history.usage_book import KEPT_DAYS
 from muxd.journal import ALL, EntryFilter
 from muxd.log_losses import LogTeller
+from muxd.log_names import own_log_file
 from muxd.metrics import SupervisorMetrics
-from muxd.own_log import own_log_file
 from muxd.protocol import seconds
 from muxd.workers import RouterRunner
 

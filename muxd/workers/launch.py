@@ -22,6 +22,7 @@ from muxd.engines.registry import kind_of
 from muxd.gpus import Gpus
 from muxd.launchers.launcher import launcher_for
 from muxd.launchers.observed_scripts import ObservedScripts
+from muxd.log_names import file_name, log_files
 from muxd.ports import HOST
 from muxd.saved_state import StateFile, WorkerRecord
 from muxd.shim.shim_spec import CHILD_PID
@@ -196,15 +197,10 @@ def gate_of(server: LaunchedServer) -> EngineClient:
     return server.link.at(_url(server.record.gate_port))
 
 
-def file_name(worker: str) -> str:
-    """Return the worker's name as a part of file names: "qwen@0" for "qwen/0"; no model can be called so."""
-    return worker.replace("/", "@")
-
-
-def log_files(config: Config, model: Model) -> dict[str, Path]:
+def worker_log_files(config: Config, model: Model) -> dict[str, Path]:
     """Return where the worker's output goes, under "stdout" and "stderr": both to one file with join_output."""
-    names = {stream: "stdout" if model.join_output else stream for stream in ("stdout", "stderr")}
-    return {stream: config.daemon.log_dir / f"{file_name(model.name)}.{name}.log" for stream, name in names.items()}
+    files = log_files(config.daemon.log_dir, file_name(model.name))
+    return dict.fromkeys(files, files["stdout"]) if model.join_output else files
 
 
 def remove_traces(record: WorkerRecord) -> None:
@@ -272,7 +268,7 @@ def _write_files(plan: LaunchContext, orders: LaunchSpec) -> None:
 
 
 def _spec(model: Model, orders: LaunchSpec, plan: LaunchContext, context: WorkerContext) -> ChildSpec:
-    logs = log_files(context.config, model)
+    logs = worker_log_files(context.config, model)
     withheld = context.withheld.union(OWN_ENVIRONMENT)
     inherited = {name: value for name, value in os.environ.items() if name not in withheld}
     env = _with_modules({**inherited, **orders.env, **model.env}, orders.modules)

@@ -37,6 +37,7 @@ from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.wake_proof import difference
 from muxd.errors import CannotSpawn, WokeWrong, in_words
 from muxd.launchers.script import changed
+from muxd.log_names import file_name
 from muxd.logfiles import tail
 from muxd.ports import PortTaken, Reservation
 from muxd.saved_state import WorkerRecord
@@ -46,7 +47,7 @@ from .crash_evidence import CrashEvidence
 from .figures import host_memory
 from .gate_wait import GateWait
 from .gpu_memory import GpuMemoryTracker
-from .launch import LaunchedServer, LaunchOrigin, WorkerContext, file_name, launch, log_files, remove_traces
+from .launch import LaunchedServer, LaunchOrigin, WorkerContext, launch, remove_traces, worker_log_files
 from .port_ownership import PortOwnership
 from .script_inspection import ScriptInspection
 
@@ -127,7 +128,7 @@ class WorkerProcess:
         self._timed_out = False
         self._noted_at = 0.0
         self._before_launch = trio.CancelScope()
-        files = log_files(context.config, model)
+        files = worker_log_files(context.config, model)
         self._crash_evidence = CrashEvidence(dict.fromkeys(files[stream] for stream in ("stderr", "stdout")))
         self._doing: str | None = None  # what the server did last, for messages, such as "woke"; None: never ready
         self._given_up: Diagnosis | None = None  # why muxd itself ends this life
@@ -706,7 +707,7 @@ class WorkerProcess:
         self._gpu_memory.forget()
         log_tail: list[str] = []
         with suppress(OSError):
-            log_tail = tail(log_files(self._context.config, self._model)["stderr"], LOG_TAIL_LINES)
+            log_tail = tail(worker_log_files(self._context.config, self._model)["stderr"], LOG_TAIL_LINES)
         self._log_cause(code, reason)
         event = WorkerExited(trio.current_time(), self._model.name, failure, reason, code)
         return WorkerEnd(event, log_tail, dropped)

@@ -24,7 +24,7 @@ from .figures import WorkerFigures, ask, host_memory
 from .gate_wait import GateWait
 from .gpu_memory import GpuMemoryTracker
 from .inheritance import end_left, is_as_recorded
-from .launch import LaunchOrigin, WorkerContext, log_files, take_over
+from .launch import LaunchOrigin, WorkerContext, take_over, worker_log_files
 from .process import WorkerProcess
 
 #: A server that drains is asked what it runs after so many seconds, and must have had nothing for so many: some
@@ -137,7 +137,7 @@ class Runner:
     @property
     def log_files(self) -> dict[str, Path]:
         """Return the files by stream; one that has both is that of stdout."""
-        files = log_files(self._context.config, self.model)
+        files = worker_log_files(self._context.config, self.model)
         return {stream: path for stream, path in files.items() if stream == "stdout" or path != files["stdout"]}
 
     async def metrics(self) -> bytes | None:
