@@ -20,7 +20,7 @@ def seeds(start: int, count: int) -> range:
 
 
 def thorough(*values: Any) -> list[Any]:
-    """Further values of a parameter, for CI: the tests with the others touch the same code."""
+    """Return further values of a parameter, for CI: the tests with the others touch the same code."""
     return [
         pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.thorough) for value in values
     ]

@@ -11,7 +11,7 @@ from tests.seeds import thorough
 BENCH = Path(__file__).parents[1] / "bench"
 
 
-@pytest.mark.parametrize("script", ["core_decision", "start", "muxctl_status", *thorough("prefetch", "standby")])
+@pytest.mark.parametrize("script", ["core_decision", *thorough("start", "muxctl_status", "prefetch", "standby")])
 def test_a_quick_run_prints_a_table_with_every_figure_and_its_runs(script):
     argv = [sys.executable, str(BENCH / f"{script}.py"), "--quick"]
     printed = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout

@@ -42,6 +42,7 @@ def test_a_taken_port_is_told_with_what_to_do_before_anything_starts(listener):
     assert line.endswith("); end it, or choose another port: muxd start --demo --listen-port PORT")
 
 
+@pytest.mark.thorough
 def test_after_a_killed_demo_the_next_one_says_how_its_processes_are_ended(tmp_path):
     environ = os.environ | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
     demo = a_demo("--listen-port", "0", env=environ)

@@ -12,6 +12,7 @@ import pytest
 
 from muxd import logfiles
 from muxd.logfiles import GAP, MAX_LINE, MAX_TAIL, LogReader, tail
+from tests.seeds import EVERY
 
 
 def rotate(path: Path, backups: int = 3) -> None:
@@ -232,7 +233,7 @@ def test_a_rotation_while_the_parts_are_opened_counts_none_twice(log: Path, monk
 
 def test_numbered_lines_of_a_busy_writer_come_all_and_once(log: Path) -> None:
     """A real writer that rotates every few hundred lines, in odd pieces, against three followers."""
-    total, rotations = 60_000, 150
+    total, rotations = 60_000 // EVERY, 150 // EVERY
     text = b"".join(b"line %d\n" % number for number in range(total))
     append(log, b"")
     readers = [LogReader(log, 0) for _ in range(3)]

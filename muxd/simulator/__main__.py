@@ -1,5 +1,6 @@
 """`python -m muxd.simulator FLAGS`: fork the children while this process is small, then become the launcher."""
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,10 +21,13 @@ def main(argv: Sequence[str]) -> int:
     children = fork_children(flags)
     leave_temporary_files()
 
+    gc.disable()  # while modules come
     import trio
 
     from .launcher import serve
 
+    gc.freeze()
+    gc.enable()
     try:
         trio.run(serve, flags, children)
     except KeyboardInterrupt:

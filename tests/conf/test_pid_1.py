@@ -97,6 +97,7 @@ def test_a_worker_whose_shim_is_killed_leaves_nothing_either(shared):
     eventually(lambda: "Z" not in shared.inside("ps -eo stat=").replace("\n", ""), "no zombie is left")
 
 
+@pytest.mark.thorough
 def test_sigterm_ends_it_with_success_and_nothing_is_left(container):
     container.ask("alpha")
     container.ask("beta")

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
-from schemathesis.core import NOT_SET
 
 from muxd.control.openapi import openapi, openapi_text
 from muxd.control.rights import Rights
@@ -54,6 +52,9 @@ def muxd(tmp_path_factory):
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_whatever_it_allows_is_answered_or_refused_with_a_reason(muxd, method, path):
     """By schemathesis: no answer of 500, and every refusal has its code, its message and no traceback."""
+    import schemathesis  # half a second, which the processes of pytest that run none of these tests are spared
+    from schemathesis.core import NOT_SET
+
     operation = schemathesis.openapi.from_dict(openapi())[path][method.upper()]
 
     turn = count()

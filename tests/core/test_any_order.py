@@ -79,7 +79,7 @@ from muxd.core.ledger import WHOLE
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import NO_DEFAULT, DefaultGroup, GroupSpec, LoanTerms, Rung, Scaling
 from muxd.core.states import WorkerState
-from tests.seeds import seeds
+from tests.seeds import seeds, thorough
 
 from .playbook import Playbook, anywhere, replicas, single, spread
 
@@ -640,7 +640,7 @@ class SlowScheduler(Scheduler):
         return super().handle(event)
 
 
-@pytest.mark.parametrize("start", [0, 50])
+@pytest.mark.parametrize("start", [0, *thorough(50)])
 @pytest.mark.parametrize("name", WORLDS)
 def test_what_is_not_decided_anew_would_have_been_decided_the_same_and_every_wait_ends(name, start):
     for seed in seeds(start, 50):

@@ -15,7 +15,7 @@ from muxd.core.events import Event, GpusMeasured, LeaseAsked, LeaseEnded, TimerF
 from muxd.core.ledger import WHOLE
 from muxd.core.states import WorkerState
 from muxd.core.worker import Cost
-from tests.seeds import seeds
+from tests.seeds import seeds, thorough
 
 from .playbook import Playbook, single
 
@@ -146,7 +146,7 @@ def test_two_busy_models_share_the_gpu(work):
     assert min(len(crowd.waits["a"]), len(crowd.waits["b"])) >= 10
 
 
-@pytest.mark.parametrize("start", range(0, 40, 10))
+@pytest.mark.parametrize("start", [0, 10, *thorough(20, 30)])
 def test_no_stated_bound_is_broken_by_clients_that_return(start):
     """Random closed loops: models keep their turns for clients that pause, and whoever waits is served in time."""
     for seed in seeds(start, 10):

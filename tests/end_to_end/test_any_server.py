@@ -81,6 +81,7 @@ def test_a_server_that_dies_awake_or_frozen_is_back_when_it_is_asked(start, tmp_
         assert pid not in muxd.processes()
 
 
+@pytest.mark.thorough
 def test_a_route_that_no_such_server_has_is_refused_before_anybody_gives_way(start, tmp_path):
     muxd = start(models(tmp_path).replace("[models.ends]", '[models.ends]\nroutes = ["/v1/completions"]'))
     muxd.ask("calls")

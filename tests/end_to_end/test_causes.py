@@ -70,6 +70,7 @@ def test_a_model_that_cannot_start_says_why_and_is_tried_again_only_where_that_i
     assert code in many.muxctl("status", ending).stdout
 
 
+@pytest.mark.thorough
 def test_a_port_that_is_taken_while_it_loads_is_told_by_its_number(start):
     port = free_port()
     muxd = start(two_models(alpha='faults = ["load-time=2"]', alpha_keys=f"port = {port}\nrestart_limit = 1"))

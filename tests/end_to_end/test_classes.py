@@ -40,6 +40,7 @@ def test_batch_waits_while_a_model_is_in_use_and_interactive_requests_do_not(sta
         assert (batch.result().status_code, interactive.result().status_code) == (200, 200)
 
 
+@pytest.mark.thorough
 def test_a_class_that_there_is_not_is_refused(start):
     muxd = start()
     refused = muxd.post("/v1/chat/completions", body("alpha"), headers={"x-muxd-class": "urgent"})

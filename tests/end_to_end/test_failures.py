@@ -18,7 +18,6 @@ import httpx
 import pytest
 
 from tests.ports import free_port
-from tests.seeds import thorough
 
 from .conftest import two_models
 from .muxd import chat_body, eventually
@@ -159,7 +158,8 @@ def test_what_a_dead_proxy_had_not_accepted_is_answered_by_its_successor(start):
         assert {each.makefile("rb").readline() for each in asked} == {b"HTTP/1.1 200 OK\r\n"}
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", *thorough("SIGTERM", "upgrade")])
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "upgrade"])
 def test_at_20_requests_a_second_another_proxy_refuses_nobody_and_a_killed_one_loses_only_what_it_had(start, how):
     muxd = start()
     muxd.ask("alpha")

@@ -80,6 +80,7 @@ def test_an_upgrade_waits_for_what_loads_and_requests_wait_for_the_next_muxd(sta
     assert starts == 1, "it was not started again"
 
 
+@pytest.mark.thorough
 def test_a_muxd_that_would_not_start_is_not_gone_to(muxd: Muxd) -> None:
     before, version = pids(muxd), muxd.control("GET", "/v1/version").json()
     good = muxd.config.read_text()

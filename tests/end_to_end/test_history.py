@@ -131,6 +131,7 @@ def test_the_logs_of_a_time_outlive_a_killed_muxd_that_takes_its_models_over(sta
     assert "was taken over from an earlier muxd" in muxd.muxctl("logs", "muxd").stdout
 
 
+@pytest.mark.thorough
 def test_a_model_whose_output_is_joined_has_one_log_that_every_reader_finds(start):
     muxd = start(two_models().replace("[models.alpha]", "[models.alpha]\njoin_output = true", 1))
     muxd.ask("alpha")

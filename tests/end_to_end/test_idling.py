@@ -41,6 +41,7 @@ def test_scrapes_and_probes_are_no_use(start):
     eventually(sleeps, "it sleeps, however often it is looked at")
 
 
+@pytest.mark.thorough
 def test_a_model_that_is_in_use_refuses_the_others_with_the_reason(start):
     muxd = start(two_models(alpha_keys='evict = "never within 40s of use"'))
     muxd.ask("alpha")
@@ -52,6 +53,7 @@ def test_a_model_that_is_in_use_refuses_the_others_with_the_reason(start):
     assert muxd.ask("beta").startswith("beta")
 
 
+@pytest.mark.thorough
 def test_the_default_model_comes_back_when_nothing_else_is_wanted(start):
     muxd = start(two_models() + '[policy]\ndefault_model = "alpha"\ndefault_after = "500ms"\n')
     eventually(lambda: muxd.state("alpha") == "ready", "it comes by itself")
@@ -89,6 +91,7 @@ def test_a_hold_ends_by_itself(start):
     assert muxd.ask("beta").startswith("beta")
 
 
+@pytest.mark.thorough
 def test_a_client_has_its_model_sleep_after_the_time_that_it_says(start):
     muxd = start()
     body = {"model": "alpha", "messages": [{"role": "user", "content": "hi"}], "stream": False}

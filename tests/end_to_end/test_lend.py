@@ -112,6 +112,7 @@ def test_a_borrower_outlives_its_muxctl_and_the_loan_lasts_as_long_as_any_proces
         eventually(lambda: loans(muxd) == [], "nothing of it is left")
 
 
+@pytest.mark.thorough
 def test_a_preemptible_borrower_is_ended_for_a_request_that_waits(start):
     muxd = start()
     muxd.ask("alpha")

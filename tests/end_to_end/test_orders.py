@@ -34,6 +34,7 @@ def test_a_stopped_model_stays_down_across_a_restart_of_muxd(start: Callable[...
     assert muxd.ask("alpha").startswith("org/alpha")
 
 
+@pytest.mark.thorough
 def test_a_stop_with_now_cuts_a_stream_with_an_error_event(start: Callable[..., Muxd]) -> None:
     muxd = start()
     muxd.ask("alpha")

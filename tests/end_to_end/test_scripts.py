@@ -79,6 +79,7 @@ def test_both_answer_in_turn_by_the_names_in_the_scripts_with_their_own_unchange
     assert_never_two_awake(muxd.moves())
 
 
+@pytest.mark.thorough
 def test_a_stop_ends_the_server_by_itself_whatever_is_around_it(start, tmp_path):
     muxd = once_loaded(start(write(tmp_path, "alpha", SHAPES["exec"]), write(tmp_path, "beta", SHAPES["a trap"])))
     muxd.process.terminate()

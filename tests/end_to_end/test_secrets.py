@@ -44,6 +44,7 @@ def test_a_worker_sees_what_muxd_does_but_for_api_keys_old_and_new(start):
     assert seen_by(muxd, "alpha") == {"hf-secret"}, "that it opens no door here does not make it a worker's"
 
 
+@pytest.mark.thorough
 def test_a_launch_script_does_not_see_them_either(tmp_path):
     script = write(tmp_path, "alpha", SHAPES["no exec"], free_port())
     with Scripts(tmp_path, script, models=ALICE + BOB) as muxd:

@@ -72,6 +72,7 @@ def test_the_next_muxd_finds_a_waiting_server_and_one_that_is_stopped_there_cost
     assert "its process at the gate did not go on: its gate did" in muxd.log
 
 
+@pytest.mark.thorough
 def test_an_operators_stop_ends_a_waiting_server_and_so_does_a_reload_of_its_flags(start):
     muxd = start(MODELS)
     until_at_gate(muxd, "alpha", "beta")

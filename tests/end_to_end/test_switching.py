@@ -55,6 +55,7 @@ def test_a_busy_model_finishes_its_stream_before_it_gives_way(shared):
     assert muxd.state("beta") == "ready"
 
 
+@pytest.mark.thorough
 def test_ollamas_embeddings_are_the_workers_and_a_model_of_text_says_that_it_has_none(start):
     muxd = start(two_models(beta_keys='args = ["--is-embedding"]'))
     texts = ["a", "b"]

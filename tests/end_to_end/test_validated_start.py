@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.ports import free_port
+from tests.seeds import thorough
 
 from .conftest import two_models
 from .muxd import CONFIG, DEADLINE, Muxd, eventually
@@ -72,13 +73,15 @@ def test_a_level_that_fails_is_status_1(muxd):
     ("words", "told"),
     [
         (["--validate", "alpah"], "muxd start: no model alpah; did you mean alpha?"),
-        (
-            ["--validate", "alpha", "--levels", "9"],
-            "muxd start: argument --levels: levels are 0 to 3, with commas between them, not '9'\n",
-        ),
-        (["--validate", "alpha", "--levels", ""], "muxd start: argument --levels: levels are 0 to 3, "),
         (["--levels", "1"], "muxd start: --levels goes with --validate MODEL"),
-        (["--verbose"], "muxd start: --verbose goes with --validate MODEL; did you mean --log-level debug?"),
+        *thorough(
+            (
+                ["--validate", "alpha", "--levels", "9"],
+                "muxd start: argument --levels: levels are 0 to 3, with commas between them, not '9'\n",
+            ),
+            (["--validate", "alpha", "--levels", ""], "muxd start: argument --levels: levels are 0 to 3, "),
+            (["--verbose"], "muxd start: --verbose goes with --validate MODEL; did you mean --log-level debug?"),
+        ),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_started(muxd, words, told):
@@ -100,7 +103,7 @@ def test_beside_a_muxd_that_runs_it_is_told_to_ask_that_one(muxd, tmp_path):
     assert first.wait(DEADLINE) == 0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, *thorough(signal.SIGINT)])
 def test_told_to_end_it_ends_its_muxd(muxd, tmp_path, signum):
     process = muxd("--validate", "alpha", models=two_models(alpha='faults = ["load-time=60"]'))
     eventually(lambda: (tmp_path / "muxd.sock").exists(), "it is up")

@@ -23,6 +23,7 @@ def validated(muxd, model, **body):
     return [line for line in lines if line["type"] == "cycle"], lines[-1]
 
 
+@pytest.mark.thorough
 def test_every_level_passes_and_the_figures_are_those_of_the_server(start):
     muxd = start(models(alpha=(30, 10)))
     cycles, end = validated(muxd, "alpha", cycles=1)

@@ -15,6 +15,7 @@ from muxd.errors import ConfigError
 from muxd.gpus import GpuIdentity
 from muxd.importers.drop_in import SglangmuxArgs, model_name
 from muxd.launchers.observed_scripts import completed
+from tests.seeds import thorough
 
 SERVE = "python -m sglang.launch_server"
 
@@ -158,7 +159,9 @@ def test_a_port_of_the_proxy_is_no_scripts(write, problems):
     assert problem == "a.sh:2: models.a.port: 8000 is already the port of the proxy; use another"
 
 
-@pytest.mark.parametrize("flags", [["--host", "0.0.0.0", "--allow-anonymous"], ["--allow-anonymous", "--host", "::"]])
+@pytest.mark.parametrize(
+    "flags", [["--host", "0.0.0.0", "--allow-anonymous"], *thorough(["--allow-anonymous", "--host", "::"])]
+)
 def test_the_command_line_has_the_flag(tmp_path, flags):
     file = tmp_path / "muxd.toml"
     file.write_text('[models.own]\nengine = "simulator"\n')

@@ -70,6 +70,7 @@ def test_it_hangs_and_still_takes_connections(start):
     assert simulator.process.poll() is None
 
 
+@pytest.mark.thorough
 def test_it_stops_itself(start):
     simulator = faulty(start, "sigstop-self", ready=False)
     eventually(lambda: state(simulator.process.pid) == "T", "it is stopped")
@@ -77,6 +78,7 @@ def test_it_stops_itself(start):
         pass  # the kernel still takes connections
 
 
+@pytest.mark.thorough
 def test_it_floods_its_log_with_numbered_lines(start):
     simulator = faulty(start, "log-flood=1000000")
     eventually(lambda: "flood 000000001999" in simulator.output, "2000 lines are there")
@@ -84,6 +86,7 @@ def test_it_floods_its_log_with_numbered_lines(start):
     assert numbers == list(range(len(numbers)))
 
 
+@pytest.mark.thorough
 def test_it_ignores_sigterm(start):
     simulator = faulty(start, "ignore-term")
     simulator.process.terminate()
@@ -114,6 +117,7 @@ def test_a_call_kills(start):
     assert simulator.ended() == 6
 
 
+@pytest.mark.thorough
 def test_a_call_that_hangs_was_carried_out(start):
     simulator = faulty(start, "hang-on=release", "hang-on=reload")
     simulator.post("/pause_generation", {})
@@ -124,6 +128,7 @@ def test_a_call_that_hangs_was_carried_out(start):
     assert simulator.post(PATHS["resume"], BODY).status == 200
 
 
+@pytest.mark.thorough
 def test_a_descendant_escapes_the_session(start):
     simulator = faulty(start, "setsid-grandchild")
     stray = simulator.pid(comm(STRAY))
@@ -143,6 +148,7 @@ def test_memory_stays_taken_after_the_end(start, tmp_path):
     assert ledger.used("0") == 70
 
 
+@pytest.mark.thorough
 def test_a_stream_has_garbage_in_it(start):
     simulator = faulty(start, "garbage-chunk")
     answer = httpx.post(

@@ -10,6 +10,7 @@ import pytest
 
 from muxd.simulator.gpu_ledger import GpuLedger
 from muxd.simulator.process_tree import DETOKENIZER, SCHEDULER, comm
+from tests.seeds import thorough
 
 from .harness import eventually
 
@@ -98,6 +99,7 @@ def test_sigterm_with_a_held_request_does_not_end_it(start):
     assert simulator.ended() == 0
 
 
+@pytest.mark.thorough
 def test_a_forced_shutdown_does_not_drain(start):
     simulator = start(SGL_FORCE_SHUTDOWN="1")
     with simulator.open_stream(max_tokens=10_000, ignore_eos=True) as stream:
@@ -106,6 +108,7 @@ def test_a_forced_shutdown_does_not_drain(start):
         assert simulator.ended() == 0
 
 
+@pytest.mark.thorough
 def test_children_of_a_killed_server_end_by_themselves(start):
     simulator = start()
     simulator.process.kill()
@@ -124,7 +127,7 @@ def test_a_server_killed_while_loading_leaves_orphans_that_hold_memory(start, tm
     assert ledger.used("0") == 60 * MiB
 
 
-@pytest.mark.parametrize(("name", "env"), [(SCHEDULER, {}), (DETOKENIZER, NO_DUMPS)])
+@pytest.mark.parametrize(("name", "env"), [(DETOKENIZER, NO_DUMPS), *thorough((SCHEDULER, {}))])
 def test_the_death_of_a_child_is_the_death_of_all(name, env, start):
     simulator = start(**env)
     os.kill(simulator.pid(comm(name)), signal.SIGKILL)

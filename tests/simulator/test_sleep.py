@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from muxd.simulator.gpu_ledger import GpuLedger, OutOfMemory, start_time
+from tests.seeds import thorough
 
 from .harness import eventually
 
@@ -83,6 +84,7 @@ def test_without_backup_a_wake_is_garbage_until_the_weights_are_reloaded(sleeper
     assert simulator.says() == said
 
 
+@pytest.mark.thorough
 def test_a_reload_takes_other_weights_and_overwrites_the_served_name(start):
     simulator = start("--served-model-name", "nice")
     assert simulator.get("/v1/models").json["data"][0]["id"] == "nice"
@@ -94,6 +96,7 @@ def test_a_reload_takes_other_weights_and_overwrites_the_served_name(start):
     assert simulator.get("/v1/models").json["data"][0]["id"] == "another/model"
 
 
+@pytest.mark.thorough
 def test_the_kv_cache_alone_can_be_given_up(sleeper, ledger):
     simulator = sleeper()
     said = simulator.says()
@@ -105,6 +108,7 @@ def test_the_kv_cache_alone_can_be_given_up(sleeper, ledger):
     assert simulator.says() == said
 
 
+@pytest.mark.thorough
 def test_two_models_take_turns_on_one_gpu(sleeper, ledger):
     first = sleeper()
     pause(first)
@@ -224,6 +228,7 @@ def test_a_start_without_memory_dies_while_loading(sleeper, ledger):
     eventually(lambda: not simulator.pids(), "no process of it is left")
 
 
+@pytest.mark.thorough
 def test_a_killed_server_gives_its_memory_back(sleeper, ledger):
     simulator = sleeper()
     with pytest.raises(OutOfMemory):
@@ -249,7 +254,7 @@ def logprobs(simulator):
     return [meta[name] for name in ("input_token_logprobs", "output_token_logprobs", "output_top_logprobs")]
 
 
-@pytest.mark.parametrize("flags", [(), ("--enable-weights-cpu-backup",)])
+@pytest.mark.parametrize("flags", [(), *thorough((("--enable-weights-cpu-backup",),))])
 @pytest.mark.parametrize(("fault", "same"), [((), True), (("--fault", "wake-wrong"), False)])
 def test_logprobs_depend_on_the_weights_and_with_wake_wrong_a_wake_changes_them_unseen(sleeper, flags, fault, same):
     simulator = sleeper(*flags, *fault)
