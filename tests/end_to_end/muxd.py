@@ -42,7 +42,7 @@ def eventually(condition: Callable[[], Any], what: str, deadline: float = DEADLI
     while time.monotonic() < end:
         if value := condition():
             return value
-        time.sleep(0.02)
+        time.sleep(0.04)
     raise AssertionError(f"not within {deadline:g} s: {what}")
 
 

@@ -52,8 +52,8 @@ class Streams:
 
 @pytest.fixture
 def muxd(start: Callable[..., Muxd]) -> Iterator[Muxd]:
-    """Alpha is ready, beta sleeps at level 2; both make 50 tokens a second."""
-    muxd = start(two_models(alpha="batch_slots = 32").replace("token_rate = 500", "token_rate = 50"))
+    """Alpha is ready, beta sleeps at level 2; both make 25 tokens a second."""
+    muxd = start(two_models(alpha="batch_slots = 32").replace("token_rate = 500", "token_rate = 25"))
     muxd.ask("beta")
     muxd.ask("alpha")
     eventually(lambda: (muxd.state("alpha"), muxd.state("beta")) == ("ready", "asleep"), "alpha serves, beta sleeps")
@@ -67,7 +67,7 @@ def pids(muxd: Muxd) -> dict[str, int]:
 
 def test_every_stream_goes_on_and_nothing_is_started_again(muxd: Muxd) -> None:
     before = pids(muxd)
-    streams = Streams(muxd, "alpha", STREAMS, 600)
+    streams = Streams(muxd, "alpha", STREAMS, 300)
     muxd.kill()
     began = time.monotonic()
     muxd.start_again()
@@ -96,7 +96,7 @@ def test_models_that_were_taken_over_switch_as_before(muxd: Muxd) -> None:
 @pytest.mark.thorough
 def test_muxd_is_killed_again_and_again(muxd: Muxd) -> None:
     before = pids(muxd)
-    streams = Streams(muxd, "alpha", 4, 300)
+    streams = Streams(muxd, "alpha", 4, 150)
     for _ in range(3):
         muxd.kill()
         muxd.start_again()
@@ -108,7 +108,7 @@ def test_muxd_is_killed_again_and_again(muxd: Muxd) -> None:
 def test_muxd_is_killed_while_it_starts(muxd: Muxd) -> None:
     """At some moments of its first second; a busy machine makes them earlier ones."""
     before = pids(muxd)
-    streams = Streams(muxd, "alpha", 4, 600)
+    streams = Streams(muxd, "alpha", 4, 300)
     muxd.kill()
     for moment in (0.05, 0.15, 0.25, 0.35, 0.5, 0.7):
         muxd.process = muxd._run("start")
@@ -124,7 +124,7 @@ def test_muxd_is_killed_while_it_starts(muxd: Muxd) -> None:
 
 @pytest.mark.thorough
 def test_a_switch_waits_for_streams_that_began_under_an_earlier_muxd(muxd: Muxd) -> None:
-    streams = Streams(muxd, "alpha", 2, 300)
+    streams = Streams(muxd, "alpha", 2, 150)
     muxd.kill()
     muxd.start_again()
     assert muxd.switch("beta")["type"] == "ready"

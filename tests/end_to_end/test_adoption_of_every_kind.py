@@ -40,12 +40,12 @@ def killed_and_started(muxd: Muxd) -> None:
 
 @pytest.mark.parametrize("kind", [test_replicas, *thorough(test_sglang_router)], ids=["stand-in", "sglang-router"])
 def test_replicas_and_their_router_serve_on_beside_a_sleeper(start: Callable[..., Muxd], kind: Any) -> None:
-    muxd = start(kind.MODELS.replace("token_rate = 500", "token_rate = 50, batch_slots = 32"))
+    muxd = start(kind.MODELS.replace("token_rate = 500", "token_rate = 25, batch_slots = 32"))
     texts = {name: muxd.ask(name) for name in ("solo", "pair")}
     eventually(lambda: all(w["state"] == "ready" for w in muxd.status("pair")["workers"]), "both replicas are ready")
     eventually(lambda: muxd.status("pair")["in_flight"] == 0, "at rest")
     before = pids(muxd)
-    streams = Streams(muxd, "pair", STREAMS, 400)
+    streams = Streams(muxd, "pair", STREAMS, 200)
     killed_and_started(muxd)
     assert pids(muxd) == before
     assert (muxd.state("pair"), muxd.state("solo")) == ("ready", "asleep")

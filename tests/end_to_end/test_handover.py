@@ -21,7 +21,7 @@ from .test_adoption import STREAMS, Streams, pids
 @pytest.fixture
 def muxd(start: Callable[..., Muxd]) -> Muxd:
     """Alpha is ready, beta sleeps at level 2."""
-    muxd = start(two_models(alpha="batch_slots = 32").replace("token_rate = 500", "token_rate = 50"))
+    muxd = start(two_models(alpha="batch_slots = 32").replace("token_rate = 500", "token_rate = 25"))
     muxd.ask("beta")
     muxd.ask("alpha")
     eventually(lambda: (muxd.state("alpha"), muxd.state("beta")) == ("ready", "asleep"), "alpha serves, beta sleeps")
@@ -30,7 +30,7 @@ def muxd(start: Callable[..., Muxd]) -> Muxd:
 
 def test_an_upgrade_keeps_the_pid_every_process_and_every_stream_and_refuses_nobody(muxd: Muxd) -> None:
     before, answers, over = pids(muxd), [], threading.Event()
-    streams = Streams(muxd, "alpha", STREAMS, 800)
+    streams = Streams(muxd, "alpha", STREAMS, 400)
 
     def ask_for_status() -> None:
         while not over.is_set():
@@ -110,7 +110,7 @@ def test_an_upgrade_to_where_it_would_not_find_what_runs_is_refused(muxd: Muxd, 
 @pytest.mark.thorough
 def test_it_ends_alone_and_the_next_one_takes_over_what_served_on(muxd: Muxd) -> None:
     before = pids(muxd)
-    streams = Streams(muxd, "alpha", 8, 300)
+    streams = Streams(muxd, "alpha", 8, 150)
     said = muxd.muxctl("shutdown", "--leave-workers")
     assert (said.returncode, said.stdout) == (0, "muxd has stopped; models and proxy run on: muxd start\n")
     assert muxd.process.wait(30) == 0
@@ -161,7 +161,7 @@ def test_a_worker_that_ends_after_an_upgrade_is_reaped_and_started_again(muxd: M
 def test_an_upgrade_to_another_proxy_refuses_nobody_and_cuts_no_stream(muxd: Muxd) -> None:
     """Its settings differ here, as its version would: new processes serve while the old ones finish."""
     before, over, said = pids(muxd), threading.Event(), []
-    streams = Streams(muxd, "alpha", 8, 400)
+    streams = Streams(muxd, "alpha", 8, 200)
 
     def ask_on() -> None:
         with httpx.Client(timeout=30, trust_env=False) as client:
@@ -198,7 +198,7 @@ def test_streams_of_replaced_proxies_go_on_over_further_upgrades_and_a_kill(muxd
     eventually(lambda: not muxd.saved().outgoing, "the one that would finish within 5 s is gone, and takes nobody")
     streams = []
     for former, setting in (('"49s"', '"50s"'), ('"50s"', '"51s"')):
-        streams.append(Streams(muxd, "alpha", 2, 600))
+        streams.append(Streams(muxd, "alpha", 2, 300))
         _replace_proxy(muxd, former, setting)
     assert len(muxd.saved().outgoing) >= 2
     muxd.kill()

@@ -26,10 +26,11 @@ def start_for_module(tmp_path_factory: pytest.TempPathFactory, numbers: Iterator
     yield from _starter(tmp_path_factory, numbers)
 
 
-@pytest.fixture(scope="module")
-def simulator(start_for_module: Start) -> Simulator:
+@pytest.fixture(scope="session")
+def simulator(tmp_path_factory: pytest.TempPathFactory, numbers: Iterator[int]) -> Iterator[Simulator]:
     """A server for tests that leave it as they found it."""
-    return start_for_module("--enable-memory-saver", "--token-rate", "500")
+    for start in _starter(tmp_path_factory, numbers):
+        yield start("--enable-memory-saver", "--token-rate", "500")
 
 
 def _starter(tmp_path_factory: pytest.TempPathFactory, numbers: Iterator[int]) -> Iterator[Start]:

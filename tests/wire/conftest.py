@@ -12,8 +12,20 @@ def proxy_keys() -> str:
     return ""
 
 
+@pytest.fixture(scope="session")
+def usual_wire_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireEnv]:
+    with open_wire_env(tmp_path_factory.mktemp("site")) as wire_env:
+        yield wire_env
+        wire_env.end()
+
+
 @pytest.fixture(scope="module")
-def wire_env(tmp_path_factory: pytest.TempPathFactory, proxy_keys: str) -> Iterator[WireEnv]:
+def wire_env(
+    tmp_path_factory: pytest.TempPathFactory, proxy_keys: str, request: pytest.FixtureRequest
+) -> Iterator[WireEnv]:
+    if not proxy_keys:
+        yield request.getfixturevalue("usual_wire_env")
+        return
     with open_wire_env(tmp_path_factory.mktemp("site"), proxy_keys) as wire_env:
         yield wire_env
         wire_env.end()

@@ -1,8 +1,8 @@
 """The real proxy as a process, beside a fake muxd; every test has a model and a worker of its own.
 
-The proxy and its muxd live as long as a module's tests.  Nothing is shared between two tests
-but the process: so it need not be put back in order after each of them, and whatever a test
-leaves behind in there is one more thing that the next ones must not notice.
+The proxy and its muxd live as long as all tests that want no keys of their own.  Nothing is shared between two tests
+but the process: so it need not be put back in order after each of them, and whatever a test leaves behind in there is
+one more thing that the next ones must not notice.
 """
 
 import socket
@@ -23,7 +23,7 @@ from tests.proxy.http_client import HttpClient, Reply, chat, get, post
 from tests.proxy.worker import Call, Worker
 
 #: A flipped bit makes no other model's name of one of these.
-MODELS = [f"model-{number:03}-{number:03}" for number in range(300)]
+MODELS = [f"model-{number:03}-{number:03}" for number in range(600)]
 
 #: Seconds for a process to start or to end, on a machine that has much else to do.
 LONG = 30.0
