@@ -5,14 +5,17 @@ from itertools import count
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from muxd.control import answers
 from muxd.control.openapi import openapi, openapi_text
 from muxd.control.rights import Rights
 from muxd.control.routes import ControlRoutes
+from tests.as_answered import as_answered
 from tests.end_to_end.conftest import two_models
-from tests.end_to_end.muxd import Muxd
+from tests.end_to_end.muxd import Muxd, eventually
 
 from .office import FakeOffice
 
@@ -47,6 +50,37 @@ def test_it_names_the_fields_of_every_query(tmp_path):
 def muxd(tmp_path_factory):
     with Muxd(tmp_path_factory.mktemp("openapi"), two_models()) as muxd:
         yield muxd
+
+
+ANSWERS = [
+    ("GET", "/v1/version", answers.VersionAnswer),
+    ("GET", "/v1/status", answers.StatusAnswer),
+    ("GET", "/v1/models/alpha", answers.ModelAnswer),
+    ("GET", "/v1/requests", answers.RequestsAnswer),
+    ("GET", "/v1/switches", answers.SwitchesAnswer),
+    ("GET", "/v1/series?step=1", answers.SeriesAnswer),
+    ("GET", "/v1/usage", answers.UsageAnswer),
+    ("POST", "/v1/reload", answers.ReloadAnswer),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "form"), ANSWERS)
+def test_an_answer_has_the_fields_that_are_named_and_no_other(muxd, method, path, form):
+    said = {"schema": {"$ref": f"#/components/schemas/{form.__name__}"}}
+    operation = openapi()["paths"][path.partition("?")[0].replace("alpha", "{name}")][method.lower()]
+    assert operation["responses"]["2XX"]["content"]["application/json"] == said
+    for model in ("alpha", "beta"):
+        assert muxd.ask(model, stream=True)
+    eventually(lambda: len(muxd.control("GET", "/v1/requests").json()["requests"]) >= 2, "both are told")
+    answer = as_answered(muxd.control(method, path).json(), form)
+    assert all(answer.values()) or form not in (answers.SwitchesAnswer, answers.UsageAnswer, answers.SeriesAnswer)
+
+
+def test_every_event_has_what_all_have(muxd):
+    lines = muxd.control("GET", "/v1/events?after=0&follow=0").text.splitlines()
+    assert lines
+    for line in lines:
+        msgspec.json.decode(line, type=answers.EventAnswer)
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)

@@ -15,8 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from muxd.control.answers import ModelAnswer, StatusAnswer
 from muxd.saved_state import SavedState
 from muxd.state_lines import decoded
+from tests.as_answered import as_answered
 from tests.ports import free_port
 
 #: For what takes moments when all is well.
@@ -212,7 +214,7 @@ class Muxd:
     def status(self, model: str | None = None) -> Any:
         answer = self._control.get("/v1/status" if model is None else f"/v1/models/{model}")
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        return as_answered(answer.json(), StatusAnswer if model is None else ModelAnswer)
 
     def state(self, model: str) -> str:
         return str(self.status(model)["state"])
