@@ -11,7 +11,20 @@ from math import inf
 
 from .declarations import KeyDeclaration, key, keys_of
 from .half_options import HalfOptions, half_or
-from .readers import choice, command, duration, integer, labels, number, prefill_urls, server_urls, text, texts
+from .readers import (
+    boolean,
+    choice,
+    command,
+    duration,
+    integer,
+    labels,
+    number,
+    prefill_urls,
+    provider_urls,
+    server_urls,
+    text,
+    texts,
+)
 from .server_commands import HookStep, command_line, hook_steps, url_path, url_paths
 
 #: How the address of a Unix socket begins.
@@ -218,11 +231,11 @@ class RemoteOptions:
     """Options of `engine = "remote"`: servers that run already, here or elsewhere, behind a router of muxd's."""
 
     urls: tuple[str, ...] = key(
-        server_urls,
+        provider_urls,
         unset=(),
         example=["http://10.0.0.7:30000", "https://gpu2.example:8443", "unix:/run/qwen.sock"],
         live=_can_be_told,
-        doc="The servers of the model: anything that answers OpenAI's API, such as another host's muxd.  A reload adds "
+        doc="The servers of the model: of SGLang, vLLM or llama.cpp, or another host's muxd.  A reload adds "
         "and removes them while the others serve on; only the first Unix socket among them takes a new router.",
     )
     prefill: tuple[str, ...] | HalfOptions = key(
@@ -249,6 +262,12 @@ class RemoteOptions:
         unset="",
         example="QWEN_API_KEY",
         doc="The environment variable of muxd that holds the key which the servers ask for.",
+    )
+    external: bool = key(
+        boolean,
+        False,
+        doc="The servers of urls have OpenAI's routes alone, as other providers' do, and no /health: that they live is "
+        "seen by /v1/models, every 10 s.  An address may have a path then, which stands before /v1.",
     )
 
     @property

@@ -70,6 +70,7 @@ _OBJECT_STORES = ("s3://", "gs://", "az://", "redis://", "valkey://")  # from wh
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
 _SERVER_URL = re.compile(r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
+_URL_PATH = re.compile(r"(?P<server>https?://[^/]+)(?P<path>(/[A-Za-z0-9._~-]+)+)/*")
 _LABEL = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -273,6 +274,18 @@ def _origin(given: str) -> str:
 def server_urls(value: Any, base: Base) -> tuple[str, ...]:
     """Read addresses of servers: of HTTP, with or without TLS, or of Unix sockets."""
     return _distinct([_server_url(url) for url in texts(value, base)])
+
+
+def provider_urls(value: Any, base: Base) -> tuple[str, ...]:
+    """Read addresses of servers, which may have a path before that of each route."""
+    urls = []
+    for given in texts(value, base):
+        split = _URL_PATH.fullmatch(given)
+        if split is not None and (path := split["path"]).endswith("/v1"):
+            without = split["server"] + path.removesuffix("/v1")
+            raise ValueError(f"{shown(given)}: /v1 is of the routes; write {shown(without)}")
+        urls.append(_server_url(split["server"]) + split["path"] if split is not None else _server_url(given))
+    return _distinct(urls)
 
 
 def prefill_urls(value: Any, base: Base) -> tuple[str, ...]:

@@ -223,7 +223,9 @@ FLAGS: dict[str, FlagMeaning] = {
     **dict.fromkeys(("--model", "--tp-size", "--dp-size"), _refused(_OF_WORKERS)),
     "--grpc-mode": _refused(_OF_WORKERS, _NONE),
     **dict.fromkeys(("--version", "--version-verbose"), _refused("`muxd --version` and `muxd check` say them", _NONE)),
-    "--backend": _refused('another provider is a model of its own: engine = "remote", with urls and api_key_env'),
+    "--backend": _refused(
+        'another provider is a model of its own: engine = "remote", with urls, api_key_env and external = true'
+    ),
     "--mcp-config-path": _refused("tools are called by the client"),
     "--history-backend": _refused(_OWN_HISTORY),
     **dict.fromkeys(

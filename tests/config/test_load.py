@@ -465,6 +465,18 @@ WRONG = [
         '"http://10.0.0.7:30000"',
     ),
     (
+        "[models.a]\nengine = 'remote'\nexternal = true\nurls = ['https://x/api/v1/']",
+        'models.a.urls: "https://x/api/v1/": /v1 is of the routes; write "https://x/api"',
+    ),
+    (
+        "[models.a]\nengine = 'remote'\nurls = ['https://x/api']",
+        "models.a.urls: https://x/api has a path: write scheme, host and port alone, or external = true",
+    ),
+    (
+        "[models.a]\nengine = 'remote'\nprefill = ['http://x:1']\ndecode = ['http://x:2']\nexternal = true",
+        "models.a.external: it is of no effect without urls",
+    ),
+    (
         "proxy.listen = '127.0.0.1:30100'\n[models.a]\nengine = 'remote'\nurls = ['http://x:1', 'http://localhost:30100']",
         "models.a.urls: http://localhost:30100 is this muxd's own proxy, by [proxy] listen; name another server",
     ),

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -194,6 +196,46 @@ def test_a_server_of_several_data_parallel_ranks_is_removed_with_the_same_router
         serve(one)
         eventually(lambda: answers_alone(one, two), "what an earlier muxd has added is removed")
         assert muxd.status("far")["pid"] == router
+
+
+class Provider(BaseHTTPRequestHandler):
+    """OpenAI's routes below /api, for who shows the key, and no other route."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[str]] = []
+
+    def log_message(self, *args: object) -> None: ...
+
+    def do_GET(self) -> None:
+        self._answer({"/api/v1/models": {"object": "list", "data": [{"id": "far-1"}, {"id": "far-2"}]}})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        message = {"role": "assistant", "content": f"{body['model']} says hello"}
+        self._answer({"/api/v1/chat/completions": {"choices": [{"index": 0, "message": message}]}})
+
+    def _answer(self, known: dict[str, object]) -> None:
+        is_let_in = self.headers.get("Authorization") == "Bearer of-the-provider"
+        body = json.dumps(known.get(self.path, {}) if is_let_in else {}).encode()
+        self.asked.append(self.path)
+        self.send_response(200 if is_let_in and self.path in known else 404 if is_let_in else 401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_another_provider_with_a_key_and_openais_routes_alone_is_a_server_like_any_other(start, monkeypatch):
+    monkeypatch.setenv("PROVIDER_KEY", "of-the-provider")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Provider) as provider:
+        threading.Thread(target=provider.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{provider.server_port}/api"
+        muxd = start(
+            f'[models.far-2]\nengine = "remote"\nurls = ["{url}"]\napi_key_env = "PROVIDER_KEY"\nexternal = true\n'
+        )
+        assert muxd.ask("far-2") == "far-2 says hello"
+        provider.shutdown()
+    assert set(Provider.asked) <= {"/api/v1/models", "/api/v1/chat/completions"}
 
 
 @pytest.mark.thorough

@@ -78,7 +78,9 @@ def test_the_documents_configuration_is_one(tmp_path):
     (text,) = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     text = re.sub(r'"/models/[^"]+"', '"Qwen/Qwen3-14B"', text)
     (tmp_path / "muxd.toml").write_text(text)
-    loaded = load_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
+    loaded = load_config(
+        tmp_path / "muxd.toml", {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "OPENAI_API_KEY": "k"}
+    )
     assert [each.name for each in loaded.models] == list(tomllib.loads(text)["models"])
 
 

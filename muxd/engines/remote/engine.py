@@ -59,16 +59,19 @@ class RemoteServers(SGLangRouter):
         self._halves = {half: servers for half in HALVES if (servers := _servers(getattr(options, half)))}
         self._believed_at, self._lacking, self._watch_failed_at = inf, (), -inf
         self._ports = {url: int(port) for url, port in context.chosen.items() if url.startswith(UNIX)}
+        self._is_external = options.external
         self._api_key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
         self._bridges = context.workdir / BRIDGES if any_unix(options.urls) else None
         router = super().command(model, context)
-        argv = (*router.argv, *_flags(options))
         if self._bridges is None:
-            return CommandSpec(argv, chosen=router.chosen)
-        bridge = (sys.executable, "-m", "muxd.engines.remote.bridge", str(self._bridges), *argv)
+            return router
+        bridge = (sys.executable, "-m", "muxd.engines.remote.bridge", str(self._bridges), *router.argv)
         files = {self._bridges: self._bridge_lines()}
         ports = {url: str(port) for url, port in self._ports.items()}
         return CommandSpec(bridge, files=files, chosen=router.chosen | ports)
+
+    def _flags_of_servers(self, model: Model) -> Iterator[str]:
+        return _flags(_options(model))
 
     def _bridge_lines(self) -> str:
         """Return what the bridge is told; Unix sockets that are new have ports from now on."""
@@ -191,8 +194,14 @@ def _lacking_text(discovery: PodDiscovery, lacking: tuple[str, ...]) -> str:
     return f"its router found no pod with {wanted} in {where} that is Ready and answers at port {discovery.port}"
 
 
+#: How a router sees that external servers live: seldom enough for a provider that counts requests.
+_EXTERNAL = ("--health-check-endpoint", "/v1/models", "--health-check-interval-secs", "10")
+
+
 def _flags(options: RemoteOptions) -> Iterator[str]:
-    """Yield the flags by which the router is told of prefill and decode, or finds pods by itself."""
+    """Yield the flags by which the router is told of prefill and decode, finds pods, or checks external servers."""
+    if options.external:
+        yield from _EXTERNAL
     for url in _servers(options.prefill):
         yield from ("--prefill", *url.split(" "))
     for url in _servers(options.decode):

@@ -24,6 +24,10 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
         if is_set:
             yield (name,), "leave this out, and name each server in urls"
     yield from _sources(options)
+    if options.external and (options.prefill or options.decode or options.discovery):
+        yield ("external",), "it is of no effect without urls"
+    if with_path := [url for url in options.urls if not options.external and url.count("/") > 2 and "://" in url]:
+        yield ("urls",), f"{with_path[0]} has a path: write scheme, host and port alone, or external = true"
     if options.api_key_env and not options.urls:
         yield ("api_key_env",), "it is of no effect without urls: prefill, decode and pods are asked without a key"
     elif environ is not None and options.api_key_env and not environ.get(options.api_key_env):

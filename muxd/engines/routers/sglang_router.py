@@ -95,7 +95,12 @@ class SGLangRouter(WorkerApiRouter):
         ports = ("--port", str(context.port), "--prometheus-port", str(self._metrics_port))
         argv = (interpreter(model), "-m", "sglang_router.launch_router", *FLAGS, *ports)
         nobody = _nobody_flags(model) if self._is_told else ()
-        return (*argv, *_flags(options), *_half_flags(model), *nobody, *options.args)
+        more = self._flags_of_servers(model)
+        return (*argv, *_flags(options), *_half_flags(model), *nobody, *more, *options.args)
+
+    def _flags_of_servers(self, model: Model) -> Iterator[str]:
+        """Yield what the router is told of its servers by flags; the user's own come after them."""
+        yield from ()
 
     async def metrics(self, link: EngineClient) -> bytes | None:
         return await link.at(f"http://{HOST}:{self._metrics_port}").page("/metrics", LARGEST_PAGE)

@@ -68,6 +68,7 @@ class WorkerApiRouter:
     is_deaf_while_loading = False
     notice = ""
     _api_key = ""  # that its workers ask for; "": none
+    _is_external = False  # they have OpenAI's routes alone
     is_silent = False
     tells_by_log = False
     runs_elsewhere = False
@@ -130,6 +131,8 @@ class WorkerApiRouter:
         said: dict[str, str | int] = {"url": server.url}
         if self._api_key:
             said["api_key"] = self._api_key
+        if self._is_external:
+            said["runtime"] = "external"
         if server.half:
             said["worker_type"] = server.half
         if server.bootstrap_port:
