@@ -4,6 +4,8 @@ runner             takes the core's commands
 router_runner      likewise for a group's router, which it tells of the group's workers
 launch             starts a server
 process            follows a server from its start to its end
+gate_wait          waits at an engine's gate, for a server that was started ahead
+proof_keeper       asks a server for its wake proof, and holds later answers against it
 figures            measures what a worker has, and asks what it says, for a validation
 gpu_memory         waits until the worker's GPU memory is free, and measures it
 port_ownership     checks that the worker itself listens on its port

@@ -5,13 +5,17 @@ from contextlib import suppress
 import trio
 
 from muxd.children import Child
+from muxd.engines.engine import Engine
 from muxd.engines.engine_client import EngineCallFailed
 from muxd.engines.gate import LaunchGate
 from muxd.host.priority import bring_to_foreground, send_to_background
 from muxd.ports import PortTaken
 
-from .launch import LaunchedServer, gate_of
+from .launch import LaunchedServer, WorkerContext, gate_of
 from .port_ownership import PortOwnership
+
+#: Seconds between two looks whether a server has come to its gate.
+GATE_POLL = 0.1
 
 
 class GateWait:
@@ -51,6 +55,10 @@ class GateWait:
         except (OSError, PortTaken):
             return False
 
+    async def until_reached(self, port: PortOwnership, server: LaunchedServer) -> None:
+        while not await self.is_reached(port, server):
+            await trio.sleep(GATE_POLL)
+
     async def lasts(self, seconds: float) -> bool:
         """Wait so long, or until the worker is wanted; return whether the wait goes on."""
         with trio.move_on_after(seconds):
@@ -67,3 +75,8 @@ class GateWait:
             await self._gate.open(gate_of(server))
             return
         raise EngineCallFailed(f"its gate did not answer in {patience:g} s")
+
+
+def owner_of_gate(server: LaunchedServer, engine: Engine, context: WorkerContext) -> PortOwnership:
+    """Return who listens at the gate of a server."""
+    return context.own_port(server.record.gate_port, server.child.shim_pid, server.child.record.cgroup, engine)

@@ -34,7 +34,6 @@ from muxd.engines import diagnosis
 from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import Engine
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
-from muxd.engines.wake_proof import difference
 from muxd.errors import CannotSpawn, WokeWrong, in_words
 from muxd.launchers.script import changed
 from muxd.log_names import file_name
@@ -45,10 +44,11 @@ from muxd.threads import in_thread
 
 from .crash_evidence import CrashEvidence
 from .figures import host_memory
-from .gate_wait import GateWait
+from .gate_wait import GateWait, owner_of_gate
 from .gpu_memory import GpuMemoryTracker
 from .launch import LaunchedServer, LaunchOrigin, WorkerContext, launch, remove_traces, worker_log_files
 from .port_ownership import PortOwnership
+from .proof_keeper import DYING, ProofKeeper
 from .script_inspection import ScriptInspection
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,6 @@ LEFTOVERS_POLL = 1.0
 
 #: Seconds after SIGKILL until a worker whose processes are still there is reported as stuck.
 KILL_TIMEOUT = 10.0
-
-#: Seconds within which a server that dies of an engine call is gone after the call's connection broke.
-DYING = 3.0
 
 LOG_TAIL_LINES = 20
 
@@ -136,8 +133,7 @@ class WorkerProcess:
         self.context_length: int | None = None  # in tokens, as the server says
         self.is_generation: bool | None = None  # as the server says
         self.notice = ""  # what an operator should mend although the worker serves
-        self._no_proof = no_proof
-        self._is_in_proof = False  # its server has been asked for its first proof, and may die of that
+        self._proof = ProofKeeper(engine, context.state, no_proof)
         self._inspection = ScriptInspection(engine, context.scripts)
 
     @property
@@ -295,7 +291,7 @@ class WorkerProcess:
         self._note_leftovers(server)
         self.context_length = await self._engine.context_length(server.link)
         self.is_generation = await self._engine.is_generation(server.link)
-        await self._keep_proof(server)
+        await self._proof.keep(server, self._model)
         await self._tell_ready(server)
         return True
 
@@ -304,7 +300,7 @@ class WorkerProcess:
 
         Where its gate stays shut, that is told, and muxd starts another one without a gate.
         """
-        gate = self._own_gate(server)
+        gate = owner_of_gate(server, self._engine, self._context)
         if not await self._wait_at_gate(server, listener, gate, wait):
             self.stop(kill=True)
             return False
@@ -329,8 +325,7 @@ class WorkerProcess:
         It has start_timeout to come to its gate.  Whoever else opens that makes it load beside others.
         """
         with trio.move_on_after(self._model.start_timeout) as scope:
-            while not await wait.is_reached(gate, server):
-                await trio.sleep(READY_POLL)
+            await wait.until_reached(gate, server)
             if not wait.is_over:
                 await self._tell_waiting(server, wait)
         self._timed_out = scope.cancelled_caught and not wait.is_over
@@ -338,11 +333,6 @@ class WorkerProcess:
             if await wait.lasts(self._model.probe_interval) and await self._may_ask(listener, server):
                 self._given_up = diagnosis.of_opened_gate(server.record.gate_port)
         return wait.is_over and not self._stopping.is_set()
-
-    def _own_gate(self, server: LaunchedServer) -> PortOwnership:
-        """Return who listens at the server's gate."""
-        record = server.child.record
-        return self._context.own_port(server.record.gate_port, server.child.shim_pid, record.cgroup, self._engine)
 
     async def _tell_waiting(self, server: LaunchedServer, wait: GateWait) -> None:
         """Measure what a server takes that has come to its gate, and tell that it waits there."""
@@ -449,8 +439,8 @@ class WorkerProcess:
         await self._gpu_memory.came()
         self._doing = "served"
         self._crash_evidence.reset()
-        note = f"no wake proof: {self._no_proof}" if self._no_proof and self._is_to_prove() else ""
-        self._context.tell(WorkerReady(trio.current_time(), self._model.name, server.url, note, unproved))
+        remark = self._proof.remark(self._model)
+        self._context.tell(WorkerReady(trio.current_time(), self._model.name, server.url, remark, unproved))
         self._note_rest(server.record, None)
 
     def _note_rest(self, record: WorkerRecord, level: int | None) -> None:
@@ -461,63 +451,10 @@ class WorkerProcess:
         record.context_length, record.is_generation = self.context_length, self.is_generation
         self._context.state.save()
 
-    def _is_to_prove(self) -> bool:
-        return self._model.wake_proof and self._model.sleep_level < 3
-
-    async def _keep_proof(self, server: LaunchedServer) -> None:
-        """Ask a server that was just loaded for its wake proof, and keep the answer; without one it serves as well.
-
-        The question warms the server up, too, and is asked twice: of a server that does not repeat itself while nothing
-        happens to it a wake can prove nothing.  One that dies of it is asked nothing in its next life.
-        """
-        if not self._is_to_prove() or self._no_proof:
-            return
-        self._is_in_proof = True
-        try:
-            answer = await self._engine.proof(server.link, self._model)
-            again = await self._engine.proof(server.link, self._model) if answer is not None else None
-        except EngineCallFailed as error:
-            if error.broken:
-                with trio.move_on_after(DYING):
-                    await server.child.wait()
-                    await trio.sleep_forever()  # this life is over: whoever else waits for the child ends this task
-            self._no_proof = error.message
-        else:
-            if answer is not None and not answer.is_sound:
-                self._no_proof = "its answer has something in the place of numbers"
-            elif answer is not None and again is not None and (why := difference(answer, again)) is not None:
-                self._no_proof = f"it does not repeat itself: asked twice, {why}"
-            else:
-                server.record.proof = answer
-                self._context.state.save()
-        self._is_in_proof = False
-        if self._no_proof:
-            log.warning("%s: no wake proof: %s", self._model.name, self._no_proof)
-
     @property
     def died_of_proof(self) -> bool:
         """Say whether the server ended by itself while it was first asked for its proof."""
-        return self._is_in_proof and not self._stopping.is_set()
-
-    async def _prove(self, server: LaunchedServer) -> bool:
-        """Ask a server that woke what it was asked when it was loaded; raise EngineCallFailed for another answer.
-
-        Return False where it is not asked.  A server that does not answer at all is in doubt, like after any call.
-        """
-        before = server.record.proof
-        if before is None or not self._model.wake_proof:
-            return False
-        try:
-            after = await self._engine.proof(server.link, self._model)
-        except EngineCallFailed as error:
-            if not error.answered:
-                raise
-            why: str | None = error.message
-        else:
-            why = difference(before, after) if after is not None else "it gives none"
-        if why is not None:
-            raise EngineCallFailed(why, cause=diagnosis.of_wrong_wake(why))
-        return True
+        return self._proof.is_asking and not self._stopping.is_set()
 
     async def _probe_until_ordered(self, server: LaunchedServer) -> None:
         """Probe every probe_interval seconds until there is an order or a stop; report a server that is not alive.
@@ -592,7 +529,7 @@ class WorkerProcess:
             await self._engine.wake(server.link, self._model, server.record.released)
             server.record.released = []
             await self._until_serving(server)
-            is_proved = await self._prove(server)
+            is_proved = await self._proof.prove(server, self._model)
         except EngineCallFailed as error:
             reason, code = await self._explain(error, server)
             is_wrong = code == WokeWrong.code

@@ -29,7 +29,7 @@ from muxd.engines.diagnosis import Diagnosis
 from muxd.engines.engine_client import EngineClient
 from muxd.engines.sglang.engine import SGLang
 from muxd.errors import CannotSpawn
-from muxd.workers import process
+from muxd.workers import process, proof_keeper
 from muxd.workers.crash_evidence import CrashEvidence
 from tests.fakes import GiB
 
@@ -583,7 +583,7 @@ async def test_where_the_server_lives_on_after_its_call_broke_only_the_call_is_t
             "release: the connection broke before an answer (the connection broke)",
             "",
         )
-        assert worker.now - began >= process.DYING
+        assert worker.now - began >= proof_keeper.DYING
 
 
 async def test_a_busy_server_is_not_released(autojump_clock, tmp_path):
