@@ -1,5 +1,6 @@
 """The supervisor takes over what a killed one has left, on a pretend host: what is told, measured and kept."""
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from math import inf
@@ -204,6 +205,22 @@ async def test_one_that_dies_again_and_again_does_not_begin_anew_with_its_delays
             assert trio.current_time() - seen[0] > 4.0, "the fourth delay"
             assert muxd.status("a")["restarts"] == 4
             holder.close()
+
+
+async def test_one_whose_port_was_taken_comes_under_the_next_muxd_once_it_is_free(
+    autojump_clock, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(learned, "monotonic", trio.current_time)
+
+    async def be_refused(muxd: OneSupervisor) -> None:
+        assert (await muxd.wants("a").told("failed")).error.code == "port_taken"
+
+    other = socket.create_server(("127.0.0.1", 0))
+    of_a = {"port": other.getsockname()[1], "cool_down": 3600.0}
+    async with killed_after(tmp_path, be_refused, **of_a) as host, next_muxd(host) as muxd:
+        await muxd.until("a", "failed")
+        other.close()
+        await muxd.until("a", "ready")
 
 
 # Handovers

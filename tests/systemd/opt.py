@@ -20,6 +20,10 @@ sys.exit({function}())
 """
 
 
+#: Lets a test block a muxd's loop: the handler runs in the thread of the loop.
+BLOCK = "import signal, time\nsignal.signal(signal.SIGUSR1, lambda *_: time.sleep(3600))\n"
+
+
 def lay_out(opt: Path) -> None:
     """Make `opt` what /opt/muxd is to be."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
@@ -30,6 +34,8 @@ def lay_out(opt: Path) -> None:
     for package in ("muxd", "muxctl"):
         shutil.copytree(PROJECT / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(PROJECT / "conf", site / "muxd" / "conf")
+    (site / "blocked_loop.py").write_text(BLOCK)
+    (site / "blocked_loop.pth").write_text("import blocked_loop\n")
     (opt / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
     (opt / "bin").mkdir()
     (opt / "bin" / "python").symlink_to("/usr/bin/python3")

@@ -135,14 +135,16 @@ def test_what_crashes_left_is_ended_by_a_sweep(booted):
     assert not booted.alive(members)
 
 
-def test_stopped_in_its_tracks_it_is_restarted_by_the_watchdog(booted):
+@pytest.mark.parametrize("signal", ["STOP", "USR1"], ids=["stopped", "blocked loop"])
+def test_where_muxd_hangs_it_is_restarted_by_the_watchdog(booted, signal):
+    """USR1 blocks its loop: see opt.BLOCK."""
     assert booted.show("WatchdogUSec") == "30s"
     booted.guest.write("/run/systemd/system/muxd.service.d/impatient.conf", "[Service]\nWatchdogSec=2\n")
     booted.run(f"systemctl daemon-reload && systemctl restart {MUXD}")
     try:
         booted.ask("alpha")
         old, members = booted.main_pid(), set(booted.members())
-        booted.run(f"kill -STOP {old}")
+        booted.run(f"kill -{signal} {old}")
         booted.until_active_again(old)
         assert booted.alive(members) >= members - {old}
         assert booted.ask("alpha") == ["200 alpha"]
@@ -151,6 +153,27 @@ def test_stopped_in_its_tracks_it_is_restarted_by_the_watchdog(booted):
         assert "Fatal Python error: Aborted" in log  # and then where it hung
     finally:
         booted.run("rm /run/systemd/system/muxd.service.d/impatient.conf && systemctl daemon-reload")
+
+
+def test_after_five_crashes_systemd_gives_up_and_models_serve_on(booted):
+    """Of one minute; here of an hour, for a busy machine."""
+    assert (booted.show("StartLimitIntervalUSec"), booted.show("StartLimitBurst")) == ("1min", "5")
+    booted.guest.write("/run/systemd/system/muxd.service.d/hour.conf", "[Unit]\nStartLimitIntervalSec=1h\n")
+    booted.run("systemctl daemon-reload")
+    try:
+        before = both_loaded(booted)
+        for number in range(5):
+            old = booted.main_pid()
+            booted.run(f"systemctl kill --kill-whom=main --signal=KILL {MUXD}")
+            if number < 4:
+                booted.until_active_again(old)
+        eventually(lambda: booted.show("ActiveState") == "failed", "systemd gave up")
+        assert booted.ask("beta") == ["200 beta"], "without a muxd"
+        booted.run(f"systemctl reset-failed {MUXD} && systemctl start {MUXD}")
+        assert pids(booted) == before
+        assert booted.ask("alpha") == ["200 alpha"]
+    finally:
+        booted.run("rm /run/systemd/system/muxd.service.d/hour.conf && systemctl daemon-reload")
 
 
 def test_a_worker_that_is_killed_does_not_stop_muxd(booted):
