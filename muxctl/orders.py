@@ -22,7 +22,7 @@ EXITS = (
 _ACCEPTED = {
     "switch": "muxd switches to {}",
     "hold": "muxd switches to {} and holds it",
-    "start": "muxd starts {}",
+    "start": "muxd starts {} if its GPUs have room",
     "stop": "muxd stops {}",
     "restart": "muxd restarts {}",
     "sleep": "muxd puts {} to sleep",

@@ -127,6 +127,11 @@ def listen_beside(listener: socket.socket, name: str = CLIENTS) -> socket.socket
     return beside
 
 
+#: Why a port that no process listens on cannot be had: it was given to a connection, as ports from
+#: net.ipv4.ip_local_port_range are.
+NOBODY_LISTENS = "no process listens on it, a connection from this host uses it for a while"
+
+
 def holder_of(sockets: "Collection[Listening]") -> str:
     """Return the words for the process that listens at one of these sockets, as far as this user may see it.
 
@@ -138,7 +143,7 @@ def holder_of(sockets: "Collection[Listening]") -> str:
     if pid := pid_of({socket.name for socket in sockets}):
         whose = f", user {user}" if user != os.geteuid() else ""
         return f"process {pid} listens on it ({program_of(pid) or 'gone meanwhile'}{whose})"
-    return f"a process of user {user} listens on it" if user is not None else "another process has it"
+    return f"a process of user {user} listens on it" if user is not None else NOBODY_LISTENS
 
 
 def pid_of(names: set[str]) -> int:

@@ -3,6 +3,7 @@ import socket
 
 import pytest
 
+from muxd.host.port_holders import holder_of
 from muxd.ports import CannotListen, PortTaken, Reservation, is_free, listen_at
 
 
@@ -36,6 +37,15 @@ def test_a_port_is_free_again_after_its_reservation():
     first = Reservation(0)
     first.close()
     Reservation(first.port).close()
+
+
+def test_a_port_that_a_connection_has_been_given_is_told_as_that():
+    with listening() as server, socket.create_connection(server.getsockname()) as client:
+        host, port = client.getsockname()
+        said = "address already in use: no process listens on it, a connection from this host uses it for a while; "
+        with pytest.raises(CannotListen, match=said):
+            listen_at(host, port)
+        assert str(holder_of(host, port)) == "a connection from this host (no process listens on it)"
 
 
 def test_where_the_proxy_cannot_listen_is_told_with_who_does():

@@ -11,13 +11,13 @@ from muxd.shim.processes import program_of
 
 @dataclass(frozen=True, slots=True)
 class PortHolder:
-    """A process that listens on a port; pid 0 if it is another user's, and cannot be seen."""
+    """A process that listens on a port; pid 0 if it is another user's, and cannot be seen, or no process at all."""
 
     pid: int = 0
     program: str = ""
 
     def __str__(self) -> str:
-        return f"{self.program} (pid {self.pid})" if self.pid else "a process of another user"
+        return f"{self.program} (pid {self.pid})" if self.pid else self.program or "a process of another user"
 
 
 def holder_of(host: str, port: int) -> PortHolder | None:
@@ -39,5 +39,7 @@ def holder_of(host: str, port: int) -> PortHolder | None:
 
 def _listener(port: int) -> PortHolder:
     sockets = {found.name for found in all_listening() if found.port == port}
+    if not sockets:
+        return PortHolder(program="a connection from this host (no process listens on it)")
     pid = pid_of(sockets)
     return PortHolder(pid, program_of(pid) or "a process") if pid else PortHolder()

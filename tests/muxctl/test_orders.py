@@ -96,7 +96,8 @@ def test_a_hold_of_a_model_that_is_ready_already_says_that_it_is_held(tells, mux
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_wait_returns_when_it_is_accepted(muxd, muxctl, verb):
     muxd.scripts[f"POST /v1/models/qwen/{verb}"] = lambda talk: talk.json({"accepted": True, "model": "qwen"}, 202)
-    said = {"sleep": "muxd puts qwen to sleep"}.get(verb, f"muxd {verb}s qwen")
+    others = {"sleep": "muxd puts qwen to sleep", "start": "muxd starts qwen if its GPUs have room"}
+    said = others.get(verb, f"muxd {verb}s qwen")
     assert muxctl(verb, "qwen", "--no-wait") == (0, f"{said}; watch it with muxctl status\n", "")
     assert muxctl(verb, "qwen", "--no-wait", "--json")[1] == '{"accepted": true, "model": "qwen"}\n'
     assert [body["wait"] for _, body in muxd.requests] == [False, False]
