@@ -32,7 +32,7 @@ _CAUSES = {
     "that waits for each second of switching, and more the longer it has waited (SCORE)",
     "order": "an operator ordered it, and nobody had to leave",
     "crash": "it came back by itself after its end",
-    "preload": "it is preloaded (preload = true)",
+    "preload": "it has preload = true, or it was awake before its GPUs were lent, and the loan is over",
     "default": "it is the default model, and nothing else was wanted",
 }
 _COLUMNS = ("MODEL", "WAITING", "WAITED", "SCORE", "DUE IN", "COULD COME IN", "SWITCH COSTS")

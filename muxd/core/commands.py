@@ -290,7 +290,7 @@ class Cause(StrEnum):
     BEST = "best"  # of those who may come now, serving it is worth most
     ORDER = "order"  # an operator's, and nobody has to leave
     CRASH = "crash"  # it comes back by itself
-    PRELOAD = "preload"
+    PRELOAD = "preload"  # so configured, or it was awake before its GPUs were lent
     DEFAULT = "default"  # nothing else is wanted
 
 

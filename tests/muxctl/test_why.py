@@ -62,6 +62,15 @@ def test_the_best_of_one_is_told_as_the_only_one_and_the_best_of_several_with_wh
     assert "  compared\n" in second
 
 
+def test_a_return_after_a_loan_is_not_said_to_be_so_configured(muxd, muxctl):
+    """The core has those that come back among the models to be preloaded."""
+    back = UNDER_WAY | {"cause": "preload", "asked_by": []}
+    muxd.scripts["GET /v1/switches?lines=1"] = lambda talk: talk.json({"switches": [back]})
+    assert muxctl("why")[1].splitlines()[1:] == [
+        "  why  it has preload = true, or it was awake before its GPUs were lent, and the loan is over"
+    ]
+
+
 def test_every_cause_has_its_words_here_and_in_the_console():
     assert why._CAUSES.keys() - {"best_of_several"} == set(Cause)
     page = (Path(__file__).parents[2] / "muxd/ui/static/now.js").read_text()

@@ -55,7 +55,7 @@ const CAUSES = {
   best: "of the models that requests waited for, the most work waited for it",
   order: "an operator ordered it, and nobody had to leave",
   crash: "it came back by itself after its end",
-  preload: "preload = true",
+  preload: "it has preload = true, or it was awake before its GPUs were lent, and the loan is over",
   default: "it is the default model, and nothing else was wanted",
 };
 
