@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -196,6 +197,22 @@ def test_a_server_of_several_data_parallel_ranks_is_removed_with_the_same_router
         serve(one)
         eventually(lambda: answers_alone(one, two), "what an earlier muxd has added is removed")
         assert muxd.status("far")["pid"] == router
+
+
+def test_prefill_and_decode_that_run_elsewhere_answer_and_of_a_half_that_is_gone_the_servers_are_named(servers, start):
+    one, two = servers
+    table = REMOTE.replace("urls = {urls}", 'prefill = ["{one} 8998"]\ndecode = ["{two}"]')
+    muxd = start(table.format(one=one.url, two=two.url, quick=QUICK))
+    text = muxd.ask("far")
+    assert one.chats()
+    assert two.chats()
+    two.stop()
+    eventually(lambda: note(muxd) == f"no answer from {two.url}", "the half that went is named")
+    with ThreadPoolExecutor(1) as client:
+        answer = client.submit(muxd.ask, "far")
+        eventually(lambda: muxd.status("far")["waiting"], "a request waits for it")
+        two.start()
+        assert answer.result() == text
 
 
 class Provider(BaseHTTPRequestHandler):

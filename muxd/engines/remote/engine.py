@@ -45,7 +45,7 @@ class RemoteServers(SGLangRouter):
         self._bridges: Path | None = None  # None: there is no bridge
         self._silent: tuple[str, ...] = ()  # those that do not answer
         self._discovery: PodDiscovery | None = None
-        self._halves: dict[str, tuple[str, ...]] = {}  # the servers that prefill, and those that decode, by flags
+        self._halves: dict[str, list[str]] = {}  # the servers that prefill, and those that decode, by flags
         self._believed_at = inf  # when a router that knows of no pod is believed
         self._lacking: tuple[str, ...] = ()  # the flags of selectors for which it knows no pod that answers
         # The last complaint in the router's log that it cannot watch pods: its line, why, and when that was seen.
@@ -56,7 +56,8 @@ class RemoteServers(SGLangRouter):
         self._is_told = bool(options.urls)
         self._urls = options.urls
         self._discovery, self.tells_by_log = options.discovery, options.discovery is not None
-        self._halves = {half: servers for half in HALVES if (servers := _servers(getattr(options, half)))}
+        halves = {half: _servers(getattr(options, half)) for half in HALVES}
+        self._halves = {half: [url.split(" ")[0] for url in servers] for half, servers in halves.items() if servers}
         self._believed_at, self._lacking, self._watch_failed_at = inf, (), -inf
         self._ports = {url: int(port) for url, port in context.chosen.items() if url.startswith(UNIX)}
         self._is_external = options.external
@@ -110,9 +111,7 @@ class RemoteServers(SGLangRouter):
             listed = await listed_by(link)
             answering = {url for url, ranks in listed.items() if is_healthy(ranks)}
             serves = all(not answering.isdisjoint(servers) for servers in self._halves.values())
-            self._note_silent(
-                [url.split(" ")[0] for servers in self._halves.values() for url in servers], answering, serves
-            )
+            self._note_silent([url for servers in self._halves.values() for url in servers], answering, serves)
             return serves
         answering = set(await self.sync(link, [RoutedServer(self._told(url)) for url in self._urls]))
         self._note_silent(self._urls, {url for url in self._urls if self._told(url) in answering}, bool(answering))
