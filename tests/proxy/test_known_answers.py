@@ -8,7 +8,7 @@ from pathlib import Path
 import httptools
 import pytest
 
-from muxd.proxy.sockets import upstream
+from muxd.proxy.sockets import pool, upstream
 from muxd.proxy.sockets.known_answers import known_answer
 
 from .http_client import chat, post
@@ -175,6 +175,29 @@ async def test_what_is_not_like_the_first_is_parsed(proxy_env: ProxyEnv, parsed:
     for sent in [answer(), answer(), *unlike]:
         assert (await client.ask(post(chat(stream=sent == stream)))).raw == sent
     assert b"".join(parsed) == answer() + b"".join(unlike)
+
+
+async def test_a_new_connection_knows_what_another_one_has_learned(proxy_env: ProxyEnv, parsed: list[bytes]) -> None:
+    answers_of(proxy_env, answer())
+    clients = [await proxy_env.connect() for _ in range(3)]
+    assert (await clients[0].ask(post(chat()))).raw == answer()
+    for client in clients:  # all at once, so that the idle connection is not enough
+        await client.send(post(chat()))
+    for client in clients:
+        assert (await client.reply()).raw == answer()
+    assert parsed == [answer()]
+
+
+async def test_heads_that_differ_each_time_are_not_learned_for_ever(
+    proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[bytes] = []
+    monkeypatch.setattr(pool, "known_answer", learned.append)
+    answers_of(proxy_env, *(answer().replace(b"uvicorn", b"u%d" % number) for number in range(70)))
+    client = await proxy_env.connect()
+    for number in range(70):
+        assert b"server: u%d" % number in (await client.ask(post(chat()))).head
+    assert len(learned) == 64
 
 
 async def test_half_of_a_known_answer_breaks_off(proxy_env: ProxyEnv) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from httptools import HttpParserError, HttpResponseParser
 
 from .connection import Connection
-from .known_answers import KnownAnswer, known_answer
+from .known_answers import KnownAnswer
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
 from .router_errors import NO_WORKER, REFUSED_WITHIN, router_error
 from .stream_formats import StreamFormat
@@ -33,7 +33,6 @@ _CHUNKED = b"\r\ntransfer-encoding:"
 _DATA = select.EPOLLIN | select.EPOLLOUT  # the mask of an event that brings bytes and no end
 _EVENT_END = b"\n\n\r\n"
 _READ_AT_ONCE = 16 * 1024  # bytes of a response that may be passed on without being parsed
-_MOST_STRANGE = 8  # responses of a connection without a known head, after which none is looked for
 _READ_EVENT = 4103  # bytes: one more than the longest chunk whose size has three hexadecimal digits
 
 
@@ -105,13 +104,11 @@ class Upstream(Connection):
         "_flows",
         "_interim_size",
         "_keep_alive",
-        "_known",
         "_messages_begun",
         "_only_head",
         "_parser",
         "_paused",
         "_request_size",
-        "_strange",
         "_tail",
         "_whole_chunks",
         "answering",
@@ -130,8 +127,6 @@ class Upstream(Connection):
         self.reused = False
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._ending = False  # the worker has closed its side; bytes that it sent before may be unread
-        self._known: KnownAnswer | None = None  # the head of the last response that had none known
-        self._strange = 0  # responses that had none
         self._reset_response()
         self.reactor.add(sock, self)
 
@@ -206,7 +201,7 @@ class Upstream(Connection):
             self._ended(error)
             return
         size = len(data)
-        asker, known = self.asker, self._known
+        asker, known = self.asker, self.pool.known_answer
         if self._flows:
             if size < _READ_EVENT and data.endswith(_EVENT_END) and data.startswith(_SIZE_LINES[size]):
                 asker.on_event(data, self.reactor.now)  # type: ignore[union-attr]  # a stream has a receiver
@@ -303,9 +298,8 @@ class Upstream(Connection):
         self._between_chunks = self._whole_chunks
         self._flows = self._whole_chunks and self._chunked and data.endswith(_EVENT_END)
         if self._complete:
-            if is_first and self._keep_alive and not self._chunked and self._strange < _MOST_STRANGE:
-                self._strange += 1
-                self._known = known_answer(data)
+            if is_first and self._keep_alive and not self._chunked:
+                self.pool.learn(data)
             self._finish()
 
     def _begin_response(self, asker: ResponseReceiver, data: bytes) -> bool:
