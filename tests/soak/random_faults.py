@@ -100,7 +100,7 @@ class RandomFaults:
 
     def _malformed(self) -> str:
         for _ in range(100):
-            answered(self.muxd, malformed(self._draw))
+            answered(connected(self.muxd), malformed(self._draw))
         return "malformed requests"
 
     def _idle_clients(self) -> str:
