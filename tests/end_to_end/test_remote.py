@@ -215,6 +215,25 @@ def test_prefill_and_decode_that_run_elsewhere_answer_and_of_a_half_that_is_gone
         assert answer.result() == text
 
 
+@pytest.mark.thorough
+def test_one_of_two_servers_that_prefill_dies_and_no_request_is_lost(servers, start, tmp_path):
+    with contextlib.ExitStack() as stack:
+        one, two = servers
+        three, four = (stack.enter_context(contextlib.closing(Far(tmp_path, name))) for name in ("three", "four"))
+        table = REMOTE.replace("urls = {urls}", f'prefill = ["{one.url}", "{two.url}"]\ndecode = {{urls}}')
+        muxd = start(table.format(urls=json.dumps([three.url, four.url]), quick=QUICK))
+        text = muxd.ask("far", max_tokens=20)
+        eventually(lambda: muxd.ask("far") and one.chats() and two.chats(), "both prefill")
+
+        def ask(number: int) -> str:
+            if number == 20:
+                one.stop()
+            return muxd.ask("far", max_tokens=20)
+
+        with ThreadPoolExecutor(8) as clients:
+            assert set(clients.map(ask, range(120))) == {text}
+
+
 class Provider(BaseHTTPRequestHandler):
     """OpenAI's routes below /api, for who shows the key, and no other route."""
 

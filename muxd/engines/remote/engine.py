@@ -197,10 +197,17 @@ def _lacking_text(discovery: PodDiscovery, lacking: tuple[str, ...]) -> str:
 _EXTERNAL = ("--health-check-endpoint", "/v1/models", "--health-check-interval-secs", "10")
 
 
+#: Where each half has others: after one error a server gets no requests for two seconds.  The router's own check takes
+#: three to find a dead one; until then half of all requests meet it, some twice, and such a one is not tried again.
+_ONE_OF_SEVERAL = ("--cb-failure-threshold", "1")
+
+
 def _flags(options: RemoteOptions) -> Iterator[str]:
     """Yield the flags by which the router is told of prefill and decode, finds pods, or checks external servers."""
     if options.external:
         yield from _EXTERNAL
+    if min(len(_servers(options.prefill)), len(_servers(options.decode))) > 1:
+        yield from _ONE_OF_SEVERAL
     for url in _servers(options.prefill):
         yield from ("--prefill", *url.split(" "))
     for url in _servers(options.decode):
