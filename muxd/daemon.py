@@ -127,7 +127,7 @@ async def _run(
     for remark in (*config.remarks, *config.import_remarks, *await in_thread(partial(writable_by_others, config))):
         log.warning("%s", remark)
     for model in config.models:
-        for remark in (*model.script.faults, *model.script.remarks) if model.script is not None else ():
+        for remark in model.script.remarks if model.script is not None else ():
             log.warning("%s: %s", model.name, remark)
     become_subreaper()
     children = Children(config.daemon.state_dir / RUN_DIR, cgroups.enter())

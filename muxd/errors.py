@@ -322,7 +322,7 @@ class WrongPort(ModelFailed):
 
 
 class ScriptChanged(ModelFailed):
-    """A launch script, or a file that the script reads in, is another one than muxd has read."""
+    """A launch script is another one than muxd has read."""
 
     code = "script_changed"
 

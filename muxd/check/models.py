@@ -272,8 +272,6 @@ def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repo
             text = f"{text}: there {'are' if len(machine.gpus) > 1 else 'is'} {there}"
             if machine.has_said(model, "gpus"):
                 yield wrong(model.name, f"{text}; correct gpus", machine.where(model, "gpus"))
-            elif model.script is not None and model.script.faults:
-                pass  # these say more
             elif given := machine.environ_of(model).get(VARIABLE):
                 started = f"{VARIABLE}={given}, which muxd was started with"
                 yield wrong(model.name, f"{text}, and {started}, names it; correct it, or start muxd without it")
@@ -412,15 +410,17 @@ def _script_summary(model: Model) -> ReportLine:
     """Return the line that says what was read of a model's launch script."""
     assert model.script is not None
     names, program = ", ".join(model.served_names), model.script.program or "a command"
-    names += (
-        "" if model.script.is_seen or model.script.said.names else ", and what its server calls itself once it runs,"
-    )
-    port = f"port {model.port}" if model.port else "a port that is found once it listens"
-    why_all = " until it was seen once" if not model.script.is_seen else ", as nobody can tell which it uses"
+    is_new = not model.script.is_seen
+    if is_new and not model.script.said.names:
+        names += ", and what its server calls itself once it runs (or write served_names into its table),"
+    advice = " (or write port into its table)" if is_new else ""
+    port = f"port {model.port}" if model.port else f"a port that is found once it listens{advice}"
+    why_all = " until it was seen once" if is_new else ", as nobody can tell which it uses"
     claims = _gpus(model) + ("" if model.script.knows_gpus else why_all)
     read = f"serves {names} on {port}, {claims}, level {model.sleep_level}"
     contradictions = "".join(f"; {contradiction}" for contradiction in model.script.contradictions)
-    return (warn if contradictions else ok)(model.name, f"{_place_of(model.script)}: {program} {read}{contradictions}")
+    is_odd = contradictions or (is_new and not (model.port or model.script.said.names))
+    return (warn if is_odd else ok)(model.name, f"{_place_of(model.script)}: {program} {read}{contradictions}")
 
 
 def _script_lines(machine: HostCheck, model: Model, script: Script) -> Iterator[ReportLine]:

@@ -28,10 +28,6 @@ _ACTIVATES = re.compile(r"(.+)/bin/activate")
 # Commands after which a script's programs are not those that are found here.
 _OTHER_PATH = re.compile(r"\b(conda|mamba|micromamba|module|eval|pixi|poetry|alias)\b")
 
-# Programs that activate an environment, and what makes shell functions of them.
-_ACTIVATORS = ("conda", "mamba", "micromamba", "pyenv", "pixi", "poetry", "module")
-_DEFINES_CONDA = re.compile(r"(?m)^\s*(?:source|\.)\s|\bmodule\b")
-
 # Commands whose programs are not those that are found here, or see other files.
 _ELSEWHERE = re.compile(r"\b(uv|docker|podman|nerdctl|apptainer|singularity|enroot|srun|ssh|chroot|nsenter)\b")
 
@@ -81,10 +77,10 @@ class Text:
         if shell and shell[0].startswith("/") and not os.path.exists(shell[0]):
             fault = f"its first line names {shell[0]}, which is not there; muxd runs it with bash all the same"
             yield f"{fault}: correct the line", self._location(0)
-        for path, place in self._reader.absent:
-            line = self._full_text.splitlines()[place.line - 1] if place.file == self._reader.file else ""
+        for path, place in self._reader.needed:
+            line = self._full_text.splitlines()[place.line - 1]
             made = re.search(rf"{_MAKING}.*{re.escape(os.path.basename(path))}", self._code)
-            if not (made or _TOLERATED.search(line)):
+            if not (os.path.exists(path) or made or _TOLERATED.search(line)):
                 near = os.path.relpath(path)
                 what = f"{path if near.startswith('..') else near} is {self._use(line)}, and is not there"
                 yield f"{what}; correct the script", str(place)
@@ -100,13 +96,14 @@ class Text:
         near = os.path.relpath(self.path)
         shown = str(self.path) if near.startswith("..") else near
         environ, folder = {**self._environ, **self._script.env}, self._model.cwd or Path("/")
-        reader = PlainReader.at_start(shown, environ, folder, self.path, self._script.argv[2:])
+        reader = PlainReader.at_start(shown, environ, folder, self._script.argv[2:])
         reader.read(self._full_text)
         return reader
 
     def _search_path(self) -> str | None:
         """Return the PATH in which the script's programs are found; None if the text does not tell."""
-        sourced, plain = list(self._reader.sourced), self._reader.variables.get("PATH")
+        needed, plain = [path for path, _ in self._reader.needed], self._reader.set_to("PATH")
+        sourced = [path for path in needed if os.path.isfile(path)]
         if _OTHER_PATH.search(self._code) or len(sourced) != len(re.findall(r"(?m)^\s*(?:source|\.)\s", self._code)):
             return None
         if re.search(r"\bPATH=", self._code):
@@ -120,11 +117,7 @@ class Text:
         return search
 
     def _absent_programs(self) -> Iterator[tuple[str, Place]]:
-        """Yield programs that are surely not in PATH: what activates an environment, and the server's."""
-        hook = next((run for run in self._reader.runs if str(run.words[0]) in _ACTIVATORS), None)
-        is_plain = hook is not None and not re.search(r"\bPATH=", self._code) and not _DEFINES_CONDA.search(self._code)
-        if hook is not None and is_plain and not self._has(str(hook.words[0]), self._environ.get("PATH", os.defpath)):
-            yield str(hook.words[0]), hook.place
+        """Yield the server's program where that is surely not in PATH."""
         server = self._reader.candidates[-1] if self._reader.candidates else None
         first, search = server.words[0] if server is not None else "", self._search_path()
         is_name = isinstance(first, str) and first and "/" not in first
@@ -142,7 +135,7 @@ class Text:
 
     def flags(self) -> list[str] | None:
         """Return the flags of the one server that the script starts; None if not all of them are written plainly."""
-        if len(self._reader.candidates) != 1 or self._reader.is_dark:
+        if len(self._reader.candidates) != 1 or self._reader.dark:
             return None
         words = self._reader.candidates[0].words
         flags = words[server_at(words) :]
@@ -151,7 +144,7 @@ class Text:
 
     def model_path(self) -> tuple[str, str] | None:
         """Return the folder that the script serves a model from, and FILE:LINE; None unless it names exactly one."""
-        if len(self._reader.candidates) != 1 or self._reader.is_dark or _ELSEWHERE.search(self._code):
+        if len(self._reader.candidates) != 1 or self._reader.dark or _ELSEWHERE.search(self._code):
             return None
         (server,) = self._reader.candidates
         path, folder = flag(server.words, MODEL), self._reader.folder
@@ -164,8 +157,6 @@ class Text:
     def _place_of(self, place: Place) -> str:
         """Return FILE:LINE of the model's flag in a command that begins at that place."""
         lines = self._full_text.splitlines()
-        if place.file != self._reader.file:
-            return str(place)
         found = (number for number in range(place.line, len(lines) + 1) if "--model" in lines[number - 1])
         return self.at_line(next(found, place.line))
 

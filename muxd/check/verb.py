@@ -74,7 +74,6 @@ def check(
     lines += [warn("GPUs", remark) for remark in config.remarks]
     lines += [warn("import", remark) for remark in config.import_remarks]
     for model, script in ((model, model.script) for model in config.models if model.script is not None):
-        lines += [wrong(model.name, fault) for fault in script.faults]
         lines += [warn(model.name, remark) for remark in script.remarks]
     lines += _file_lines(config, problems)
     lines = _without_contradictions(lines, config, without_engine)

@@ -71,7 +71,7 @@ class Script:
     """
 
     argv: tuple[str, ...]  # bash, the script and its arguments
-    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of the script and files that it reads in, by path
+    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of the script's text, by path
     digest: str = ""  # SHA-256 over `digests`, the script's arguments, `env` and muxd's CUDA_VISIBLE_DEVICES
     launch: str = ""  # FILE:LINE of the command that starts the server
     asks_key: str = ""  # FILE:LINE of the command, where that gives the server an --api-key
@@ -83,7 +83,6 @@ class Script:
     knows_gpus: bool = False  # else its model claims every GPU, and is awake alone
     contradictions: tuple[str, ...] = ()  # between what was declared and what was seen
     remarks: tuple[str, ...] = field(default=(), compare=False)  # for the operator, about the script
-    faults: tuple[str, ...] = field(default=(), compare=False)  # why its server can surely not be loaded as it is
 
 
 def _is_same_first(old: tuple[str, ...], new: tuple[str, ...]) -> bool:

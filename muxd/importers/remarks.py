@@ -1,20 +1,16 @@
-"""What muxd can run of a launch script, and its operator should know: kills by name, a server that is left alone."""
+"""What muxd can run of a launch script, and its operator should know: kills of what may be anybody's."""
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterator, Set
 from contextlib import suppress
-from itertools import pairwise
 
-from muxd.config.command_lines import CONTAINERS
 from muxd.config.flags import flag
 
 from .bash_syntax import Place
-from .launched_programs import TOOLS, WRAPPERS, is_detached
-from .plain_reader import PlainReader, Run
+from .plain_reader import PlainReader
 
 #: What processes of an SGLang server are called: a pattern that is found here finds the servers of other models, too.
 _SERVER_NAMES = "python3 -m sglang.launch_server --model-path / --served-model-name --port --host sglang::scheduler_TP0"
@@ -46,58 +42,8 @@ _FREES_PORT = re.compile(
 )
 _SHOWN = re.compile(r"\s*(?:#|echo\b|printf\b)")
 
-#: They come back at once, and what they start lives on.
-_LEAVERS = frozenset({"tmux", "screen", "sbatch", "at", "batch", "systemd-run", "daemonize"})
-
-#: They run a script whose text is not looked into.
-SHELLS = ("bash", "sh", "zsh", "dash", "ksh")
-
-#: A systemd-run or tmux that stays, a screen that does.
-_STAYS = re.compile(r"--(wait|scope|pty|pipe)|-[A-Za-z]*[tPD][A-Za-z]*|new-window")
-
-#: They have their words carried out by another machine.
-_ELSEWHERE = frozenset({"ssh", "kubectl", "oc", "gcloud", "ansible", "mosh", "pdsh"})
-
-_ENDED = "which muxd ends when the script does"
-
 
 def remarks(text: str, reader: PlainReader) -> Iterator[str]:
-    yield from _kills(text, reader)
-    started = [run for run in reader.runs if _program(run) not in TOOLS]
-    if started and all(_program(run) in _ELSEWHERE for run in started):
-        what = f"leaves all to {_program(started[0])}, and muxd cannot follow a server on another machine"
-        yield f"{started[0].place} {what}; give a script that starts it here"
-        return
-    servers = [candidate.words for candidate in reader.candidates]
-    for number, run in enumerate(reader.runs):
-        left = _left_alone(run, is_server=any(run.words is server for server in servers))
-        if left and not _waits_after(reader, number):
-            yield f"{run.place} {left}"
-            return
-    texts = (text, *reader.sourced.values())
-    if started and not (
-        servers or reader.is_dark or reader.foreign or any(re.search("(?i)sglang", each) for each in texts)
-    ):
-        yield from _no_sglang(started[-1])
-
-
-def _no_sglang(run: Run) -> Iterator[str]:
-    """Yield that a command seems to start another program than SGLang; a script or a container may start it unseen."""
-    words = [word for word in run.words if isinstance(word, str)]
-    named = (after for word, after in pairwise(words) if word == "-m" or after.endswith(".py"))
-    started = next(named, "") if _program(run).startswith("python") else ""
-    if started or (
-        words and "/" not in words[0] and _program(run) not in (*WRAPPERS, *SHELLS, "docker-compose", "make")
-    ):
-        text = f"starts {started or words[0]}, and no SGLang is to be seen in it; muxd runs SGLang's servers"
-        yield f"{run.place} {text}: have the script start python -m sglang.launch_server"
-
-
-def _program(run: Run) -> str:
-    return os.path.basename(run.words[0]) if isinstance(run.words[0], str) else ""
-
-
-def _kills(text: str, reader: PlainReader) -> Iterator[str]:
     """Yield a kill of what may be anybody's, wherever it stands: a trap or a function is carried out later."""
     whole = re.sub(r"\\\n", "  ", text)  # a continued line is one, and every character stays at its place
     own = {flag(candidate.words, ("--port",)) for candidate in reader.candidates}
@@ -105,7 +51,7 @@ def _kills(text: str, reader: PlainReader) -> Iterator[str]:
     for line in whole.splitlines(keepends=True):
         if not _SHOWN.match(line) and (fault := _fault_of_kill(line, found, own)):
             at = start + next((match.start() for match in _BY_NAME.finditer(line) if _is_broad(match[2])), 0)
-            place = Place(reader.file, whole.count("\n", 0, start) + text.count("\\\n", 0, at) + 1)
+            place = Place(reader.place.file, whole.count("\n", 0, start) + text.count("\\\n", 0, at) + 1)
             yield f"{place} {fault}; take it out: muxd ends what its script has started"
             return
         start += len(line)
@@ -146,24 +92,3 @@ def _is_broad(words: str) -> bool:
                 if re.search(pattern, _SERVER_NAMES):
                     return True
     return False
-
-
-def _left_alone(run: Run, *, is_server: bool) -> str:
-    """Say how a command leaves its server alone; "" where it does not."""
-    words = [word for word in run.words if isinstance(word, str)]
-    names = {os.path.basename(word) for word in words[:2]}
-    if names & {*CONTAINERS, "docker-compose"} and is_detached(words) and (is_server or "up" in words):
-        return "leaves its container running on its own, where muxd cannot follow it; leave out -d (--detach)"
-    if names & {"systemctl", "service"} and {"start", "restart"} & set(words):
-        return f"leaves its server to {_program(run)}, where muxd cannot follow it; start it plainly"
-    if leaver := sorted(names & _LEAVERS):
-        stays = any(_STAYS.fullmatch(word) for word in words)
-        return "" if stays else f"leaves its server to {leaver[0]}, where muxd cannot follow it; start it plainly"
-    if is_server and run.background:
-        return f"leaves its server in the background, {_ENDED}; write `wait` as the last line, or leave out the &"
-    return ""
-
-
-def _waits_after(reader: PlainReader, number: int) -> bool:
-    """Say whether the script goes on for longer than that command, as far as can be told."""
-    return reader.waited > number or any(not run.background for run in reader.runs[number + 1 :])

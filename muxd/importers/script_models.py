@@ -62,10 +62,9 @@ def follow_script(
         level_by_table="sleep_level" in own,
         args=script.telling_flags,
     )
-    used, named, remarks = _gpus_in_text(script, devices)
-    remarks = [*script.remarks, *remarks, *_gpu_remarks(script, used, said.gpus)]
+    remarks = [*script.remarks]
     if script.computed is not None and "served_names" not in own:
-        text = f"computes MODEL_NAME when it runs, and clients call the model {' or '.join(script.names)}"
+        text = f"does not say MODEL_NAME plainly, and clients call the model {' or '.join(script.names or (name,))}"
         remarks.append(f"{script.computed} {text}; write MODEL_NAME plainly, or served_names in its table")
     begun = json.dumps([sorted(script.digests.items()), args, sorted(env.items()), environ.get(VARIABLE)])
     digest = sha256(begun.encode()).hexdigest()
@@ -79,38 +78,10 @@ def follow_script(
         given,
         said,
         remarks=tuple(remarks),
-        faults=tuple(_gpu_faults(script, named, {*said.gpus, *devices.given()}, devices)) if base.host else (),
     )
     settled = {"served_names": said.names, "port": said.port, "sleep_level": said.sleep_level, "args": said.args}
-    completed = {"engine": "sglang", "model_path": "", "gpus": named or said.every, "cwd": cwd, **settled, **own}
+    completed = {"engine": "sglang", "model_path": "", "gpus": said.gpus or said.every, "cwd": cwd, **settled, **own}
     return {**completed, "script": about}
-
-
-def _gpus_in_text(script: LaunchScript, devices: Devices) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
-    """Return the ids of the GPUs that the script plainly uses and names, and a remark where nobody knows them."""
-    try:
-        return devices.ids(script.gpus), devices.ids((*script.gpus, *script.visible)), []
-    except ValueError as error:
-        text = f"{script.placed} names a GPU that muxd cannot tell from others: {error}; name it by its number"
-        return (), (), [text]
-
-
-def _gpu_faults(script: LaunchScript, named: tuple[str, ...], given: set[str], devices: Devices) -> Iterator[str]:
-    """Yield why the server cannot be loaded on the GPUs that the script says plainly.
-
-    `given` are those that the table or muxd's environment names, which the check of the model judges.
-    """
-    if script.too_few:
-        yield f"{script.placed} starts a server that cannot be loaded: {script.too_few}; correct gpus, or the script"
-    elif missing := devices.missing(gpu for gpu in named if gpu not in given):
-        yield f"{script.placed} gives its server {missing}; correct the script"
-
-
-def _gpu_remarks(script: LaunchScript, used: tuple[str, ...], declared: tuple[str, ...]) -> Iterator[str]:
-    """Yield what the script says plainly of its GPUs, and not as the table has it."""
-    if declared and not set(used) <= set(declared):
-        there, table = (", ".join(gpus) for gpus in (used, declared))
-        yield f"{script.placed} gives its server GPU {there}, and its table says {table}; correct gpus, or the script"
 
 
 def _ids(names: tuple[str, ...], devices: Devices) -> tuple[str, ...]:
@@ -129,9 +100,9 @@ def _blame(name: str, own: Mapping[str, Any], script: LaunchScript, problems: Pr
     }
     for source in blamed(name, said):
         problems.also(source)
-    for problem in script.problems:
-        (source,) = blamed(name, {problem.key: problem.place})
-        problems.add(("models", name, *problem.key), problem.text, source)
+    for place, problem in script.problems:
+        (source,) = blamed(name, {("script",): place})
+        problems.add(("models", name, "script"), problem, source)
 
 
 def _compare(name: str, own: Mapping[str, Any], script: LaunchScript, problems: Problems) -> None:

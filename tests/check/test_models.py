@@ -202,6 +202,9 @@ class SeenAlways(dict[str, ObservedServer]):
     def get(self, digest, default=None):
         return ObservedServer(port=30001, model="o/a", gpus=("5",))
 
+    def __contains__(self, digest):
+        return True
+
 
 def test_the_gpu_that_a_script_was_seen_on_and_that_is_not_there_is_told_with_its_line(
     report, interpreter, tmp_path, monkeypatch
@@ -252,10 +255,16 @@ def test_a_script_is_told_as_it_was_read_with_what_is_missing(report, interprete
 @pytest.mark.parametrize("host", [True, False])
 def test_what_a_script_should_not_do_is_told_with_its_line(report, interpreter, tmp_path, host):
     python = interpreter("sglang/python3")
-    (tmp_path / "legacy.sh").write_text(f"{python} -m sglang.launch_server --model-path /m --port 30009 &\n")
+    server = f"{python} -m sglang.launch_server --model-path /m --port 30009"
+    (tmp_path / "legacy.sh").write_text(f"MODEL_NAME=$(pick)\npkill -f sglang\n{server}\n")
     _, lines = report("[models.legacy]\nscript = 'legacy.sh'\n", host=host)
-    assert ("warn", "legacy", "legacy.sh:1 leaves its server in the background, which muxd ends when the script does; "
-            "write `wait` as the last line, or leave out the &") in lines  # fmt: skip
+    told = [text for mark, subject, text in lines if (mark, subject) == ("warn", "legacy")]
+    assert told[-2:] == [
+        "legacy.sh:2 ends all processes of that kind on this host, the servers of other models among them; "
+        "take it out: muxd ends what its script has started",
+        "legacy.sh:1 does not say MODEL_NAME plainly, and clients call the model /m; "
+        "write MODEL_NAME plainly, or served_names in its table",
+    ]
 
 
 @pytest.mark.parametrize(

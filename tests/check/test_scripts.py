@@ -41,31 +41,13 @@ def test_bash_reads_a_script_and_runs_nothing(told, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("command", "engine"),
-    [
-        ("vllm serve Qwen/Qwen3-8B --port 30001", "vllm"),
-        ("exec python3 -m vllm.entrypoints.openai.api_server --model Qwen/Qwen3-8B --port 30001", "vllm"),
-        ("docker run --gpus all -p 8000:8000 vllm/vllm-openai:latest --model Qwen/Qwen3-8B", "vllm"),
-        ("/opt/vllm/bin/vllm serve q", "vllm"),
-        ("llama-server -m a.gguf --port 30001", "llama-server"),
-        ("ollama serve", "ollama"),
-        ("text-generation-launcher --model-id o/a", "text-generation-launcher"),
-        ("uvx vllm serve q", "vllm"),
-        ("conda run -n vllm vllm serve q", "vllm"),
-        ("mlx_lm.server --model x", "mlx_lm"),
-        ("python3 koboldcpp.py --model x", "koboldcpp"),
-        ("python3 -m llama_cpp.server --model x.gguf", "llama_cpp"),
-    ],
+    "text", ["vllm serve q", "ollama serve", "tar czf x.tgz y", f"bash -c 'python {SERVER}'", "serve() { ./x; }\nserve"]
 )
-def test_another_engine_is_told_first_and_alone(told, command, engine):
-    advice = "have the script start python -m sglang.launch_server"
-    if engine == "vllm":
-        advice = 'muxd starts vLLM itself: write a table [models.NAME] with engine = "vllm", model_path and args'
-    advice = f"is not SGLang, of which launch scripts are run; {advice}"
-    assert told(f"#!/bin/bash\n{command}\n") == (2, [("WRONG", f"a.sh:2: models.a.script: {engine} {advice}")])
-    assert told(f"MODEL_NAME=q\nPORT=30002\n{command.replace('30001', '$PORT')}\n")[1][-1][1] == (
-        f"a.sh:3: models.a.script: {engine} {advice}"
-    )
+def test_of_a_script_that_starts_nothing_plainly_it_is_said_that_it_is_seen_once_it_runs(told, text):
+    status, ((mark, said),) = told(f"#!/bin/bash\n{text}\n")
+    assert (status, mark) == (0, "warn")
+    assert said.startswith("a.sh:2: " if "launch_server" in text else "a.sh: ")
+    assert "a command serves a, and what its server calls itself once it runs (or write served_names" in said
 
 
 def test_the_name_of_another_engine_in_a_script_of_sglang_is_nothing(told, interpreter):
@@ -157,17 +139,16 @@ def test_the_flags_of_a_plain_command_are_compared_with_its_sglang(told, interpr
 def test_what_is_not_known_of_a_script_is_said(told, interpreter):
     interpreter()
     assert (
-        "serves a, and what its server calls itself once it runs, on a port that is found once it listens"
+        "serves a, and what its server calls itself once it runs (or write served_names into its table), "
+        "on a port that is found once it listens (or write port into its table)"
         in (told("HERE/python -m sglang.launch_server --model-path $(cat x) --port $(cat y)")[1][-1][1])
     )
 
 
-def test_an_activation_that_is_not_there_is_told_and_makes_nothing_else_unknown(told, interpreter):
+def test_an_activation_makes_nothing_else_unknown(told, interpreter):
     text = f'MODEL_NAME=q\nPORT=30001\neval "$(conda shell.bash hook)"\nconda activate x\npython {SERVER}\n'
     lines = told(text)[1]
-    assert ("warn", "a.sh:3: conda is not found in PATH; correct the script, or PATH in the model's env") in lines
-    interpreter("conda")
-    (line,) = [text for mark, text in told(text)[1] if mark == "ok"]
+    (line,) = [text for mark, text in lines if mark == "ok"]
     assert "serves q on port 30001, " in line
 
 

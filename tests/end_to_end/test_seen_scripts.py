@@ -108,6 +108,35 @@ def test_two_servers_of_one_script_are_told_and_none_is_served(start, tmp_path):
     assert not [line for line in muxd.processes().values() if "muxd.simulator" in line]
 
 
+#: A server that says that it is healthy, and knows nothing else: so do those of other engines.
+OTHER = """
+import http.server, sys
+class Other(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.send_header("content-length", "0")
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Other).serve_forever()
+"""
+
+#: Scripts that start no server of SGLang, and what is said of each after its first run.
+UNUSABLE = {
+    "another server": (f"exec {sys.executable} ./other.py {{port}}", "which is not SGLang"),
+    "no server": ("exec sleep 1000", "has run for 4 s, and started no server that listens"),
+    "nothing": ("true", "its launch script ended with status 0, and left no server"),
+    "a flag without its value": ("exec {server} --model-path org/x --port $1", "argument --port: expected one"),
+}
+
+
+@pytest.mark.parametrize("kind", ["another server", "nothing", *thorough("no server", "a flag without its value")])
+def test_a_script_that_starts_no_server_of_sglang_is_told_after_its_first_run(start, tmp_path, kind):
+    text, told = UNUSABLE[kind]
+    (tmp_path / "other.py").write_text(OTHER)
+    write(tmp_path, "alpha", text)
+    muxd = start(models='[models.alpha]\nscript = "alpha.sh"\npreload = true\nstart_timeout = 4\n')
+    eventually(lambda: told in str(muxd.status("alpha")["last_exit"]), told)
+
+
 @pytest.mark.thorough
 def test_scripts_of_the_command_line_share_every_gpu_until_both_were_seen(start, tmp_path):
     scripts = [
