@@ -145,6 +145,7 @@ class ProxyServer:
         self._settling = Alarm(reactor, self.flush)
         ids = RequestIds(proxy.request_id_headers)
         self._recorder = Recorder(meters, self.log, activity, ids, self._settle_soon)
+        activity.settle = self.flush
         pace = RequestTimeouts(proxy.upstream_timeout, proxy.comment_interval)
         self.dispatcher = RequestDispatcher(
             self.catalogue,

@@ -242,9 +242,12 @@ class LeaseSession:
     async def _report_activity(self) -> None:
         while True:
             await trio.sleep(_PACE)
-            if (report := self._activity.take()) is not None:
-                self._outgoing.append(report)
-                self._has_news.set()
+            self._tell_activity()
+
+    def _tell_activity(self) -> None:
+        if (report := self._activity.take()) is not None:
+            self._outgoing.append(report)
+            self._has_news.set()
 
     def _say(self, message: ProxyMessage) -> None:
         self._outgoing.append(message)
@@ -260,6 +263,7 @@ class LeaseSession:
             case UnloadAnswer(model, reason):
                 log.info("a client lets %s go: %s", model, reason or "it is put to sleep")
             case RequestsWanted() | CancelWish():
+                self._tell_activity()  # who asks for requests sees those that have just ended, too
                 self._say(self._activity.answer(message))
             case SessionRefused():
                 raise AssertionError("the connection has raised it")

@@ -130,7 +130,9 @@ class SupervisorService:
 
     async def requests(self, states: frozenset[str], wanted: EntryFilter) -> dict[str, Any]:
         board = self._context.sessions.board
-        requests, left_out = await board.under_way() if not states or states != {"ended"} else ([], 0)
+        requests, left_out = await board.under_way()  # by then each proxy has told those that ended, too
+        if states == {"ended"}:
+            left_out = 0
         found = [
             request
             for request in requests

@@ -193,6 +193,18 @@ async def test_a_waiting_request_is_cancelled_with_an_answer_that_no_client_repe
     assert (request.end, request.code, request.status) == ("refused", "request_cancelled", 403)
 
 
+async def test_who_asks_is_told_first_of_those_that_have_just_ended(
+    proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_session, "_PACE", 1000.0)  # of itself the proxy tells nothing
+    proxy_env.alpha.answer = Streams(b"data: a\n\n", b"data: b\n\n")
+    client = await begun(proxy_env, b"x-request-id: mine\r\n")
+    (await proxy_env.muxd.sessions.nth(0)).outbox.send_nowait(CancelWish(0, "mine"))
+    assert b"request_cancelled" in await client.rest()
+    assert await under_way(proxy_env, 0) == ()
+    assert [each.id for each in ended(proxy_env)] == ["mine"]
+
+
 async def test_a_running_stream_is_cut_with_an_error_event_and_its_worker_is_let_go(proxy_env: ProxyEnv) -> None:
     proxy_env.alpha.answer = Streams(b"data: a\n\n", b"data: b\n\n")
     client = await begun(proxy_env, b"x-request-id: mine\r\n")

@@ -66,10 +66,14 @@ class _KeyTally:
 
 
 class Activity:
-    """The activity that muxd was not told of yet; `under_way` returns the requests that wait or run now."""
+    """The activity that muxd was not told of yet.
+
+    `under_way` returns the requests that wait or run now; `settle` calls `end` with those that have ended since it did.
+    """
 
     def __init__(self) -> None:
         self.under_way: Callable[[], Iterable[LiveRequest]] = tuple
+        self.settle: Callable[[], object] = tuple
         self._tokens: dict[str, int] = {}  # by model
         self._first_tokens: dict[str, list[float]] = {}  # by model
         self._keys: dict[tuple[str, str], _KeyTally] = {}  # by key and model
@@ -103,6 +107,7 @@ class Activity:
 
     def take(self) -> ActivityReport | None:
         """Return what was not told yet, as told from now on; None where that is nothing."""
+        self.settle()
         for request in self.under_way():
             self._count(request.record, request.record.events)
         since, self._taken = self._taken, monotonic()
@@ -123,7 +128,7 @@ class Activity:
             ),
             tuple(map(_told_ended, ended)),
             left_out,
-            round(self._taken - since, 3),
+            max(0.001, round(self._taken - since, 3)),
         )
 
     def _count(self, record: RequestRecord, tokens: int) -> None:
