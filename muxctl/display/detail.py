@@ -109,7 +109,8 @@ def _worker(model: Model) -> str:
     if not model["pid"]:
         return "none"
     where = f" at {model['url']}" if model["url"] else ""
-    return f"pid {model['pid']}{where}, generation {model['generation']}"
+    count = model["generation"]
+    return f"pid {model['pid']}{where}, started or woken {'once' if count == 1 else f'{count} times'}"
 
 
 def _replicas(model: Model) -> str:
@@ -140,7 +141,8 @@ def _one_of_several(worker: dict[str, Any]) -> str:
 def _requests(model: Model) -> str:
     batch = model.get("in_flight_batch")  # an older muxd tells none
     in_flight = f"{model['in_flight']} in flight{f' ({batch} batch)' if batch else ''}"
-    return f"{in_flight}, {model['waiting']} waiting{_wait(model)}; leases held: {model['leases']}"
+    proxies = {0: "", 1: ", at 1 proxy"}.get(model["leases"], f", at {model['leases']} proxies")  # each has one lease
+    return f"{in_flight}, {model['waiting']} waiting{_wait(model)}{proxies}"
 
 
 def _wait(model: Model) -> str:

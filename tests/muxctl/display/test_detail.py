@@ -20,7 +20,7 @@ def facts(model, width=None):
 def test_batch_is_told_apart_from_those_who_wait_for_their_answers():
     model = READY | TODAY | {"in_flight_batch": 1, "waiting": 5, "waiting_batch": 4, "oldest_wait_s": 8.4}
     said = facts(model)["requests"].strip()
-    assert said == "3 in flight (1 batch), 5 waiting (4 batch, the oldest for 8s, each at most 5min); leases held: 1"
+    assert said == "3 in flight (1 batch), 5 waiting (4 batch, the oldest for 8s, each at most 5min), at 1 proxy"
 
 
 def test_one_model_is_told_in_detail(muxd, muxctl):
@@ -36,8 +36,8 @@ served names:  qwen, Qwen/Qwen3-14B
 engine:        sglang, sleep level 2
 GPUs:          0
 memory:        awake 38.2 GiB, asleep unknown; declared 40.0 GiB
-worker:        pid 4300 at http://127.0.0.1:31001, generation 3
-requests:      3 in flight, 2 waiting (the oldest for 8s, each at most 5min); leases held: 1
+worker:        pid 4300 at http://127.0.0.1:31001, started or woken 3 times
+requests:      3 in flight, 2 waiting (the oldest for 8s, each at most 5min), at 1 proxy
 restarts:      0
 last exit:     none
 """,
@@ -63,7 +63,7 @@ script:        /opt/run qwen.sh
 GPUs:          0
 memory:        awake 38.2 GiB, asleep unknown; declared 40.0 GiB
 worker:        none
-requests:      0 in flight, 0 waiting; leases held: 1
+requests:      0 in flight, 0 waiting, at 1 proxy
 restarts:      4
 last exit:     exited with status 1 (worker_exited), 1s ago
 log:           17 bytes of it were lost: no space left on device
@@ -144,7 +144,7 @@ def test_why_it_does_not_sleep_as_it_should_is_told():
 
 
 def test_a_worker_that_is_not_ready_has_no_address_yet():
-    assert facts(READY | {"state": "starting", "url": None})["worker"].strip() == "pid 4300, generation 3"
+    assert facts(READY | {"state": "starting", "url": None})["worker"].strip() == "pid 4300, started or woken 3 times"
 
 
 def test_on_a_terminal_a_long_reason_goes_on_below_its_beginning():
