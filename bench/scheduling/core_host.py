@@ -53,6 +53,9 @@ LEVEL = 1
 #: Seconds between two reports of muxd's proxy of how many requests a model has in flight.
 REPORT_EVERY = 1.0
 
+#: Seconds until muxd has heard from its proxy what is in flight as a drain begins.
+REPORT_GAP = 0.05
+
 #: Seconds without a request before muxd's proxy says so.
 IDLE_GRACE = 0.02
 
@@ -159,12 +162,12 @@ class CoreHost:
                 grace = 0.0 if others_wait else IDLE_GRACE
                 self.world.at(self.world.now + grace, lambda: self._report_idle(model))
 
-    def _report_soon(self, model: str) -> None:
-        """Report within a second how many requests the model has in flight, granted or draining."""
+    def _report_soon(self, model: str, within: float = REPORT_EVERY) -> None:
+        """Report within so many seconds how many requests the model has in flight, granted or draining."""
         line = self.lines[model]
-        if not line.is_reported_soon:
+        if not line.is_reported_soon or within < REPORT_EVERY:
             line.is_reported_soon = True
-            self.world.at(self.world.now + REPORT_EVERY, lambda: self._report_again(model))
+            self.world.at(self.world.now + within, lambda: self._report_again(model))
 
     def _report_again(self, model: str) -> None:
         line, engine = self.lines[model], self.world.engines[model]
@@ -260,7 +263,10 @@ class CoreHost:
                 self._crowd = max(self._crowd, *(group.crowd for group in self.scheduler.host.groups.values()))
                 kind = (target, *(name for name, _ in victims))
                 drains = any(not world.engines[name].is_idle for name, _ in victims)
-                self._estimate(kind, drains=drains)
+                if drains:
+                    world.at(now + 2 * REPORT_GAP, lambda: self._estimate_drain(kind))
+                else:
+                    self._estimate(kind, drains=False)
 
     def _later(self, seconds: float, kind: type, *fields: object) -> None:
         self.world.at(self.world.now + seconds, lambda: self._tell(kind(self.world.now, *fields)))
@@ -283,6 +289,7 @@ class CoreHost:
         if line.lease != lease:
             return
         line.is_granted, line.is_draining = False, True
+        self._report_soon(model, REPORT_GAP)
         if self.world.engines[model].is_idle:
             self.world.at(self.world.now, lambda: self._release_if(model, lease))
         else:
@@ -309,6 +316,12 @@ class CoreHost:
             for engine in engines
         ]
         self._told.setdefault(kind[0], []).append((now, Estimate(kind, drains, eta, inf, under_way)))
+
+    def _estimate_drain(self, kind: tuple[str, ...]) -> None:
+        """Estimate a switch whose victims drain, unless they have drained already."""
+        switch = self.scheduler.switching.switch_to(self.scheduler.host.groups[kind[0]])
+        if switch is not None and not switch.begun and any(not self.world.engines[name].is_idle for name in kind[1:]):
+            self._estimate(kind, drains=True)
 
     def _estimate_again(self, victim: str) -> None:
         """Estimate the rest of a switch anew whose victim has drained."""

@@ -24,7 +24,7 @@ beside the rules of others as they are published. What they are about: [whose tu
 """
 
 MIDDLE = """
-Where a goal is missed, the last column has what somebody who knew everything could have had, or what stands in its way.
+Where a goal is not met, the last column says whose the optimum is, or who comes nearer.
 The same kind of load on real processes of muxd and sglangmux, `--real`, is among the [figures](../benchmarks.md).
 
 ## Figures
@@ -41,9 +41,8 @@ COLOURS = ("#9aa5b1", "#6b8fb5", "#b8a46a", "#b58a6b", "#2f7d4f", "#d5d9de")
 def page(found: Sequence[Setting], rows: Sequence[Row], span: float, seeds: int) -> str:
     lines = ["| goal | found | | |", "|---|---|---|---|"]
     for row in rows:
-        lines.append(
-            f"| {row.goal} | {row.found} | {'met' if row.met else '**missed**'} | {'' if row.met else row.why} |"
-        )
+        missed = f"out of reach: optimum {row.optimum}" if row.optimum else "**missed**"
+        lines.append(f"| {row.goal} | {row.found} | {'met' if row.met else missed} | {'' if row.met else row.why} |")
     goals = "\n".join(lines) + "\n"
     table = [f"| workload | switch | {' | '.join(HOSTS)} |", "|---|---|" + "---|" * len(HOSTS)]
     for each in found:

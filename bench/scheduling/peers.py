@@ -155,6 +155,33 @@ def bounded(bound: float) -> Rule:
     return rule
 
 
+def patient(wait: float, turn: float, old: float, longer: float) -> Rule:
+    """Return the rule of one who does not know how long answers take.
+
+    It serves on until another model's oldest wait is `wait`, `turn` is over, and no answer is older than `old`; at most
+    `longer` beyond that.
+    """
+
+    def rule(host: OneAwake, model: str) -> float:
+        if host.awake is None or host.world.engines[host.awake].is_idle:
+            return 0.0
+        at = max(host.waiting[model][0].at + wait, host.since + turn)
+        running = host.world.engines[host.awake].running
+        oldest = min((r.started for r in running if r.started is not None), default=inf)
+        return at + longer if oldest + old <= at else at
+
+    return rule
+
+
+#: Rules of those who do not know how long answers take, of which the best can be chosen for a load afterwards.
+PATIENT = tuple(
+    patient(wait, turn, *long)
+    for wait in (5.0, 10.0, 20.0, 40.0, 60.0, 90.0, 120.0, 150.0, 200.0, 250.0, 300.0, 400.0)
+    for turn in (0.0, 60.0)
+    for long in ((inf, 0.0), (10.0, 60.0), (10.0, 120.0), (25.0, 120.0))
+)
+
+
 class GpuEach:
     """A GPU for each model: nobody waits for a switch."""
 

@@ -103,7 +103,7 @@ class Engine:
 class World:
     def __init__(self, workload: Workload, host: Host, cost: float) -> None:
         """`cost`: seconds of a switch."""
-        self.workload = workload.fresh()
+        self._given, self.workload = workload, workload.fresh()
         self.host = host
         self.cost = cost
         self.now = 0.0
@@ -145,7 +145,7 @@ class World:
         while self._ahead and self._ahead[0][0] <= until:
             self.now, _, what = heapq.heappop(self._ahead)
             what()
-        return Run(self.workload, self.cost, self.requests, self.host.switches)
+        return Run(self._given, self.cost, self.requests, self.host.switches)
 
     def _go_on(self, session: Session) -> None:
         if session.turns:

@@ -165,6 +165,7 @@ class Group:
         self.uses: deque[float] = deque(maxlen=USES)  # when requests last came to it while it was idle
         self.crowd = 0.0  # requests in flight when it gives way, of late
         self.usual: float | None = None  # seconds that answers took of late, in the mean, as holders say
+        self.long_answers: deque[float] = deque(maxlen=DRAINS)  # seconds of late unusually long ones
         self.oldest_since = inf  # since when its oldest answer is under way; inf: none is, or nobody knows
         self.drained_count = 0  # requests in flight when its last drain began
         self.drains: deque[tuple[int, float]] = deque(maxlen=DRAINS)  # of late: requests in flight, seconds
@@ -314,6 +315,7 @@ class Group:
         self.spec, self.pending_spec = self.pending_spec, None
         self.gaps.clear()
         self.drains.clear()
+        self.long_answers.clear()
         self.usual = None
         self.crowd = 0.0
         self._take_members(now)
@@ -558,6 +560,23 @@ class Group:
         return is_new
 
     @property
+    def drain_without_long(self) -> float:
+        """Return the seconds that a drain is expected to take which no unusually long answer holds up."""
+        average = self.cost(WorkerState.DRAINING).seconds
+        return average if self.usual is None else min(average, self.usual * _harmonic(max(1.0, self.crowd)))
+
+    def note_ended(self, since: float, now: float) -> None:
+        """Learn how long an unusually long answer took in the end, of a holder whose oldest one it was."""
+        if self.usual is not None and now - since > policy.LONG * self.usual:
+            self.long_answers.append(now - since)
+
+    def long_left(self, now: float) -> float | None:
+        """Return the seconds that the long answer under way takes yet, by earlier ones; None where nobody knows."""
+        age = now - self.oldest_since
+        longer = [seconds - age for seconds in self.long_answers if seconds > age] if self.long_since <= now else []
+        return _median(longer) if longer else None
+
+    @property
     def usual_answer(self) -> float | None:
         """Return how many seconds answers usually take, as holders say, or by earlier drains; None where nobody knows.
 
@@ -567,11 +586,6 @@ class Group:
         if self.usual is not None:
             return self.usual
         return _median(seconds / _harmonic(count) for count, seconds in self.drains) if self.drains else None
-
-    @property
-    def drain_left(self) -> float | None:
-        """Return the seconds until what is in flight has ended, by earlier drains; None where there were none."""
-        return None if (usual := self.usual_answer) is None else usual * _harmonic(self.in_flight)
 
     def note_drained(self, seconds: float) -> None:
         """Learn how long a drain took, if there was something in flight when it began."""
@@ -679,7 +693,7 @@ def _median(values: Iterable[float]) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def _harmonic(count: int) -> float:
+def _harmonic(count: float) -> float:
     """Return the harmonic number 1 + 1/2 + ... + 1/count, to a hundredth; 0 for none."""
     return log(count) + 0.5772 + 1 / (2 * count) - 1 / (12 * count * count) if count > 0 else 0.0
 

@@ -629,6 +629,7 @@ class HostState:
             lease.in_flight, lease.waiting, lease.batch, lease.told = said.in_flight, said.waiting, said.batch, self.now
             since = inf if said.oldest is None else said.time - said.oldest
             if not abs(since - lease.oldest_since) < SAME_AGE:
+                group.note_ended(lease.oldest_since, self.now)
                 lease.oldest_since = since
             if said.usual is not None and group.note_usual(said.usual):
                 self.touch(group)
@@ -641,6 +642,7 @@ class HostState:
             group = self.groups[lease.group]
             group.waiting.pop(lease_id, None)
             was_granted = group.granted.pop(lease_id, None) is not None
+            group.note_ended(lease.oldest_since, self.now)
             self._note_leases(group)
             if was_granted:
                 self._note_use(group)
@@ -714,12 +716,15 @@ class HostState:
             yield RevokeLease(lease, reason, message, deadline)
 
     def resume(self, group: Group, reason: str) -> Iterator[Command]:
-        """Let a group serve again that drains for nothing any more, with the leases that are still held."""
+        """Let a group serve again that drains for nothing any more, with the leases that are still held.
+
+        Leases on a router that is to be started anew end all the same.
+        """
         for worker in group.enlisted:
             if worker.state is WorkerState.DRAINING:
                 yield from self.move(worker, WorkerState.READY, reason)
-        for lease in group.granted:
-            yield RestoreLease(lease)
+        if not group.is_cut_off:
+            yield from map(RestoreLease, group.granted)
 
     def retry_now(self, group: Group) -> None:
         """End the restart delays of a group: an operator knows better than a back-off."""

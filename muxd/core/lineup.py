@@ -63,7 +63,7 @@ class Blockers:
         busy = [group for group in ready if not group.idle]
         self._groups = groups
         self.leaving = sum(each.leave_cost.seconds for each in evictions)
-        self.drain = max((group.cost(WorkerState.DRAINING).seconds for group in ready), default=0.0)
+        self.drain = max((group.drain_without_long for group in ready), default=0.0)
         self._known_drain = max((group.cost(WorkerState.DRAINING).known for group in ready), default=0.0)
         self.known = self._known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
         self.crowd = max((group.crowd for group in ready), default=0.0)

@@ -6,7 +6,7 @@ host there is none, rather than a guess.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import inf
+from math import exp, inf, log
 from typing import NamedTuple
 
 from .clearing import Eviction
@@ -18,6 +18,12 @@ from .placement import why_kept_out
 from .states import AT_REST, COMING, LEAVING, WorkerState
 from .switching import Switching
 from .worker import Cost, Worker
+
+#: An estimate is good that differs from what comes by no more than this share of that.
+NEAR = 0.25
+
+#: So many drains of different length are compared for one estimate.
+STEPS = 40
 
 #: The order in which a switch passes through its phases.
 LEAVING_PHASES = (WorkerState.DRAINING, WorkerState.FALLING_ASLEEP, WorkerState.STOPPING, WorkerState.UNRESPONSIVE)
@@ -79,8 +85,8 @@ def _progress_of(host: HostState, switching: Switching, group: Group, now: float
     if switch is not None:
         blockers = switching.in_the_way(group)
         phase = next((p for p in LEAVING_PHASES if any(b.group.state is p for b in blockers)), group.state)
-        alone = 0.0 if blockers else _until_alone(host, group, now)
-        eta = _sum(*(_until_gone(b, now) for b in blockers), alone, _known(group.return_cost))
+        alone, come = 0.0 if blockers else _until_alone(host, group, now), _known(group.return_cost)
+        eta = _sum(*(_until_gone(b, now, come) for b in blockers), alone, come)
         return Progress(phase, tuple(sorted(switch.victims)), now - switch.since, eta)
     if group.state is WorkerState.BACKOFF and not switching.in_the_way(group):
         retry_in = max(0.0, group.retry_at - now)
@@ -198,7 +204,8 @@ def _queued_eta(host: HostState, switching: Switching, group: Group, now: float)
         return _sum(max(known), _known(group.return_cost)) if known and len(known) == len(others) else None
     if ahead is None:
         return None
-    return _sum(max(0.0, ahead), *(_until_gone(b, now) for b in blockers), _known(group.return_cost))
+    come = _known(group.return_cost)
+    return _sum(max(0.0, ahead), *(_until_gone(b, now, come) for b in blockers), come)
 
 
 def _level_ordered(group: Group) -> int:
@@ -209,28 +216,57 @@ def _level_ordered(group: Group) -> int:
     return group.sleep_level if order.level is None else order.level
 
 
-def _until_gone(leaving: Eviction, now: float) -> float | None:
-    """Return the seconds until a group that gives way is off its GPUs; None if unknown."""
-    group = leaving.group
+def _until_gone(leaving: Eviction, now: float, come: float | None = 0.0) -> float | None:
+    """Return the seconds until a group that gives way is off its GPUs; None if unknown.
+
+    `come`: seconds that follow, until the one who waits is there.
+    """
+    group, leave = leaving.group, _known(leaving.leave_cost)
+    after = _sum(leave, come) or 0.0
     if group.state is WorkerState.READY:
-        return _sum(
-            _until_drained(group, _known(group.cost(WorkerState.DRAINING)), group.spec.drain_timeout),
-            _known(leaving.leave_cost),
-        )
+        average = _known(group.cost(WorkerState.DRAINING))
+        return _sum(_until_drained(group, average, group.spec.drain_timeout, after, now), leave)
     if group.state is WorkerState.DRAINING:
         left = _left(group.cost(WorkerState.DRAINING), group.since, now)
-        return _sum(_until_drained(group, left, group.drain_deadline - now), _known(leaving.leave_cost))
+        return _sum(_until_drained(group, left, group.drain_deadline - now, after, now), leave)
     if group.state is WorkerState.ASLEEP:
         return _known(leaving.leave_cost)
     return _slowest_left((worker for worker in group.members if worker.state in LEAVING), now)
 
 
-def _until_drained(group: Group, by_average: float | None, at_most: float) -> float | None:
-    """Return the seconds until nothing of a group is in flight, by how much is; `by_average` before it has drained."""
+def _until_drained(group: Group, by_average: float | None, at_most: float, after: float, now: float) -> float | None:
+    """Return the seconds until nothing of a group is in flight, by how much is; None if unknown.
+
+    `by_average`: before anything is known of its answers; `after`: seconds of what follows.
+    """
     if group.idle:
         return 0.0
-    left = by_average if group.drain_left is None else group.drain_left
+    usual = group.usual_answer
+    left = by_average if usual is None else likeliest_drain(group.in_flight, usual, after)
+    if left is not None and (long := group.long_left(now)) is not None:
+        left = max(left, long)
     return None if left is None else max(0.0, min(left, at_most))
+
+
+def likeliest_drain(count: int, usual: float, after: float) -> float:
+    """Return the seconds of a drain of `count` answers that, with the seconds `after` it, are most often NEAR.
+
+    Answers end by chance, after `usual` seconds in the mean.  The mean of the last one's end is not what comes most
+    often, as long drains are rare.
+    """
+
+    def ended(by: float) -> float:
+        return (1.0 - exp(-by / usual)) ** count if by > 0 else 0.0
+
+    if usual <= 0 or count <= 0:
+        return 0.0
+
+    def hits(drain: float) -> float:
+        whole = drain + after
+        return ended(whole / (1 - NEAR) - after) - ended(whole / (1 + NEAR) - after)
+
+    span = usual * (log(count) + 3.0)
+    return max((span * step / STEPS for step in range(STEPS + 1)), key=hits)
 
 
 def _until_alone(host: HostState, group: Group, now: float) -> float | None:

@@ -492,6 +492,7 @@ class ModelLease:
             self._revocation = message
             self._drain_scope = trio.CancelScope(deadline=trio.current_time() + seconds)
             nursery.start_soon(self._drain, grant, self._drain_scope, nursery)
+            self._changed.set()  # how long the drain takes is estimated by what is in flight
 
     def _on_restored(self) -> None:
         """End the drain and admit requests again: muxd has called off the switch."""

@@ -1,3 +1,5 @@
+from math import log
+
 import pytest
 
 from muxd.core.events import (
@@ -14,7 +16,7 @@ from muxd.core.events import (
     WorkerExited,
     WorkerReady,
 )
-from muxd.core.progress import Progress, ScalingProgress, progress_of
+from muxd.core.progress import Progress, ScalingProgress, likeliest_drain, progress_of
 from muxd.core.states import WorkerState
 
 from .playbook import Playbook, replicas
@@ -116,16 +118,51 @@ def test_a_ready_worker_is_ready():
 
 
 def test_how_long_a_drain_takes_is_told_by_how_much_is_in_flight():
-    """Of four answers the last one takes 1 + 1/2 + 1/3 + 1/4 as long as a mean one, of two 1 + 1/2."""
+    """Of four answers the last one takes 1 + 1/2 + 1/3 + 1/4 as long as a mean one, which takes 12 s therefore."""
     book = play(both_measured(), DemandReported(35, 2, 4), SwitchAsked(36, 9, "a"), LeaseEnded(61, 2))
     play(book, WorkerAsleep(63, "b"), WorkerReady(64, "a", "http://a"), LeaseAsked(65, 3, "b"), SwitchAsked(65, 8, "b"))
     play(book, WorkerAsleep(66, "a"), WorkerReady(67, "b", "http://b"), DemandReported(68, 3, 2))
     play(book, SwitchAsked(70, 7, "a"))
-    before = look(book, "a", 70).eta
-    assert before == pytest.approx(25 * 1.5 / (25 / 12) + 2 + 1, abs=0.1)
+    two, one = likeliest_drain(2, 12.0, 3.0) + 3, likeliest_drain(1, 12.0, 3.0) + 3
+    assert look(book, "a", 70).eta == pytest.approx(two, abs=0.1)
     play(book, DemandReported(71, 3, 1))
-    assert look(book, "a", 71).eta == pytest.approx(25 / (25 / 12) + 2 + 1, abs=0.1)
-    assert look(book, "a", 130).eta == pytest.approx(12 + 2 + 1, abs=0.1), "whoever is left takes as long as before"
+    assert one < two
+    assert look(book, "a", 71).eta == pytest.approx(one, abs=0.1)
+    assert look(book, "a", 130).eta == pytest.approx(one, abs=0.1), "whoever is left takes as long as before"
+
+
+@pytest.mark.parametrize("count", [1, 4, 16])
+@pytest.mark.parametrize("after", [1.0, 8.0, 60.0])
+def test_an_estimate_of_a_drain_is_near_more_often_than_the_mean_or_the_median_is(count, after):
+    """Each of 999 drains is as likely as the others: those whose last answer ends by so many parts of a thousand."""
+    drains = [-4.0 * log(1 - (part / 1000) ** (1 / count)) for part in range(1, 1000)]
+
+    def near(said: float) -> int:
+        return sum(abs(said - came) <= 0.25 * (came + after) for came in drains)
+
+    others = (sum(drains) / 999, drains[499], drains[749])
+    assert near(likeliest_drain(count, 4.0, after)) >= max(map(near, others)) - 5
+
+
+def test_a_drain_waits_for_a_long_answer_as_long_as_such_ones_took_before():
+    book = play(both_measured(), SwitchAsked(35, 9, "a"), LeaseEnded(36, 2), WorkerAsleep(38, "b"))
+    play(book, WorkerReady(39, "a", "http://a"), LeaseAsked(40, 3, "b"), SwitchAsked(41, 8, "b"))
+    play(book, WorkerAsleep(43, "a"), WorkerReady(44, "b", "http://b"))
+    play(book, DemandReported(45, 3, 1, oldest=0.0, usual=4.0), DemandReported(165, 3, 1, oldest=0.5, usual=4.0))
+    play(book, DemandReported(265, 3, 1, oldest=100.5, usual=4.0), SwitchAsked(265, 7, "a"))
+    assert book.state("b") is WorkerState.DRAINING
+    assert look(book, "a", 265).eta == pytest.approx(120 - 100.5 + 2 + 1, abs=0.6)
+    assert look(book, "a", 275).eta == pytest.approx(120 - 110.5 + 2 + 1, abs=0.6)
+
+
+def test_an_answer_that_takes_longer_than_all_before_is_one_like_the_others():
+    group = both_measured().group("b")
+    group.note_usual(4.0)
+    group.note_ended(0.0, 30.0)
+    group.oldest_since = 100.0
+    assert group.long_left(105.0) is None, "it is not long yet"
+    assert group.long_left(120.0) == 10.0
+    assert group.long_left(131.0) is None
 
 
 def test_an_order_to_scale_tells_how_many_serve_and_what_the_others_do():

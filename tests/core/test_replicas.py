@@ -7,6 +7,7 @@ from muxd.core.commands import (
     EndLease,
     FailLease,
     FailOrder,
+    FailSwitch,
     FinishOrder,
     FinishShutdown,
     GrantLease,
@@ -470,6 +471,17 @@ def test_a_router_whose_clients_do_not_end_is_not_waited_for_beyond_the_drain_ti
     book = book << RevokeLease(1, "renew", message, 30.0)
     assert book.timer == 31.0
     assert book >> TimerFired(31) << EndLease(1) << StopWorker("q/router")
+
+
+def test_a_switch_that_is_called_off_lets_nobody_back_to_a_router_that_is_started_anew():
+    specs = (replicas("q", GPU_0, GPU_1), single("b"))
+    book = serving_q() >> Reconfigured(20, specs, frozenset(), 30.0, routers=frozenset("q"))
+    message = "the router of q is started anew, as the configuration has changed"
+    book = book << RevokeLease(1, "renew", message, 320.0)
+    book = book >> SwitchAsked(21, 8, "b") << RevokeLease(1, "switch", "q gives way to b", 321.0)
+    book = book >> SwitchAsked(22, 9, "q") << FailSwitch(8, "superseded", "a newer switch, to q, took its place")
+    assert book.state("q") is WorkerState.READY
+    assert book >> LeaseEnded(23, 1) << StopWorker("q/router")
 
 
 def test_a_router_is_changed_where_nothing_of_its_group_runs():
