@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -272,6 +274,34 @@ def test_another_provider_with_a_key_and_openais_routes_alone_is_a_server_like_a
         assert muxd.ask("far-2") == "far-2 says hello"
         provider.shutdown()
     assert set(Provider.asked) <= {"/api/v1/models", "/api/v1/chat/completions"}
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_a_server_with_a_certificate_is_asked_where_its_authority_is_named_and_nowhere_else(
+    start, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("PROVIDER_KEY", "of-the-provider")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
+
+    new = ("-newkey", "rsa:2048", "-nodes", "-days", "2")
+    openssl("req", "-x509", *new, "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
+    named = ("-subj", "/CN=far", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE")
+    openssl("req", "-x509", *new, *named, "-CA", "ca.pem", "-CAkey", "ca.key", "-keyout", "far.key", "-out", "far.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Provider) as provider:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "far.pem", tmp_path / "far.key")
+        provider.socket = context.wrap_socket(provider.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=provider.serve_forever, args=(0.05,), daemon=True).start()
+        keys = f'engine = "remote"\nurls = ["https://127.0.0.1:{provider.server_port}/api"]\nexternal = true\n'
+        keys += 'api_key_env = "PROVIDER_KEY"\npreload = true\n'
+        router = f'router = {{ args = ["--ca-cert-paths", "{tmp_path}/ca.pem"] }}\n'
+        muxd = start(f"[models.trusted]\n{keys}{router}[models.unknown]\n{keys}")
+        assert muxd.ask("trusted") == "trusted says hello"
+        eventually(lambda: "no answer from https://" in (muxd.status("unknown")["reason"] or ""), "it is not trusted")
+        provider.shutdown()
 
 
 @pytest.mark.thorough

@@ -300,3 +300,19 @@ async def test_who_does_not_answer_is_named_and_others_only_where_there_are_any(
         link = EngineClient(http, "http://w", "", lambda _: None, call_timeout=1.0, probe_timeout=1.0)
         assert await servers.is_ready(link) is bool(answering)
     assert servers.notice == told
+
+
+@pytest.mark.parametrize("args", [("--ca-cert-paths", "{0}/a.pem", "{0}/b.pem"), ("--ca-cert-paths={0}/a.pem",), ()])
+def test_authorities_that_are_named_are_trusted_beside_the_hosts_own(tmp_path, monkeypatch, args):
+    for name in ("host", "a", "b"):
+        (tmp_path / f"{name}.pem").write_text(f"{name}'s")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "host.pem"))
+    router = RouterOptions(args=tuple(arg.format(tmp_path) for arg in args))
+    model = Model("q", engine="remote", engine_options=RemoteOptions(urls=("https://a:1", "unix:/s")), router=router)
+    daemon = Daemon(tmp_path, tmp_path, tmp_path)
+    context = LaunchContext(port=30001, workdir=tmp_path, tmpdir=tmp_path, admin_key="k", daemon=daemon)
+    command = RemoteServers().command(model, context)
+    texts = [text for file, text in command.files.items() if str(file) == command.env.get("SSL_CERT_FILE")]
+    trusted = {3: ["host's\na's\nb's"], 1: ["host's\na's"], 0: []}[len(args)]
+    assert texts == trusted
+    assert len(command.files) == 1 + bool(args), "the bridge to the Unix socket has one as well"

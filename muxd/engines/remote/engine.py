@@ -6,10 +6,15 @@ model is ready while it passes requests to one server at least.  A Unix socket h
 
 import os
 import re
+import ssl
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import takewhile
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -33,6 +38,9 @@ WATCH_AGAIN = 120.0
 
 #: The file in the work folder by which the bridge is told its ports and sockets.
 BRIDGES = "bridges"
+
+#: The file in the work folder with all certificates of authorities that the router is to trust.
+AUTHORITIES = "authorities.pem"
 
 
 class RemoteServers(SGLangRouter):
@@ -64,12 +72,13 @@ class RemoteServers(SGLangRouter):
         self._api_key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
         self._bridges = context.workdir / BRIDGES if any_unix(options.urls) else None
         router = super().command(model, context)
+        router = replace(router, **_trusting(model, context.workdir / AUTHORITIES))
         if self._bridges is None:
             return router
         bridge = (sys.executable, "-m", "muxd.engines.remote.bridge", str(self._bridges), *router.argv)
-        files = {self._bridges: self._bridge_lines()}
+        files = {**router.files, self._bridges: self._bridge_lines()}
         ports = {url: str(port) for url, port in self._ports.items()}
-        return CommandSpec(bridge, files=files, chosen=router.chosen | ports)
+        return replace(router, argv=bridge, files=files, chosen=router.chosen | ports)
 
     def _flags_of_servers(self, model: Model) -> Iterator[str]:
         return _flags(_options(model))
@@ -159,6 +168,32 @@ class RemoteServers(SGLangRouter):
 def _options(model: Model) -> RemoteOptions:
     assert isinstance(model.engine_options, RemoteOptions)
     return model.engine_options
+
+
+def _trusting(model: Model, file: Path) -> dict[str, Any]:
+    """Return the environment, and the file, by which all of a router trusts what `--ca-cert-paths` names.
+
+    sglang-router 0.3.2 asks with its own by these alone: its checks, and its first look at a server, go by the host's
+    authorities, which OpenSSL finds by SSL_CERT_FILE.
+    """
+    args = model.router.args if model.router is not None else ()
+    named = [word for words in _values_of("--ca-cert-paths", args) for word in words]
+    if not named or "SSL_CERT_FILE" in model.env:
+        return {}
+    paths = [os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile, *named]
+    texts = []
+    for path in filter(None, paths):
+        with suppress(OSError):  # the router itself tells of one that it cannot read
+            texts.append(Path(path).read_text(errors="replace"))
+    return {"env": {"SSL_CERT_FILE": str(file)}, "files": {file: "\n".join(texts)}}
+
+
+def _values_of(flag: str, args: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the values of a flag, each time that it stands there."""
+    for place, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            yield [value] if equals else list(takewhile(lambda each: not each.startswith("--"), args[place + 1 :]))
 
 
 def _servers(half: tuple[str, ...] | HalfOptions) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def why_not_served(model: Model, daemon: Daemon, environ: Mapping[str, str]) -> 
         command = servers.command(model, context)
         for file, text in command.files.items():
             file.write_text(text)
-        own = {**environ, **model.env}
+        own = {**environ, **command.env, **model.env}
         router = subprocess.Popen(
             command.argv, env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
