@@ -418,6 +418,7 @@ class ProxiedRequest:
         self._begun = self._stream is None or len(data) > self._head_size
         if self._head_size and not self._headed:
             self._headed = True
+            self.takes_whole = False
             if self._ruled:
                 data = without_rules(data[: self._head_size]) + data[self._head_size :]
             if self._lines:
@@ -455,7 +456,7 @@ class ProxiedRequest:
         self._client.answered(self._record, keep_alive=keep_alive)
 
     def on_stale(self) -> None:
-        """Send the request again on a new connection: the idle one was closed before the worker had the request."""
+        """Send the request again on a new connection: the idle one was of no use before the worker had the request."""
         self._ask(None)
 
     def on_loss(self, loss: UpstreamLoss, why: str) -> None:

@@ -1,5 +1,6 @@
 """Whole responses whose head is known pass without being parsed, and nothing that would be read otherwise."""
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from muxd.proxy.sockets.known_answers import known_answer
 
 from .http_client import chat, post
 from .proxy_env import QUIET, ProxyEnv, open_proxy_env
+from .record import Record
 from .test_lost_workers import metric
 from .worker import SSE_HEAD, Call, event
 
@@ -130,9 +132,9 @@ def test_an_unusual_head_is_not_kept(data: bytes) -> None:
 
 
 @pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def parsed(monkeypatch: pytest.MonkeyPatch) -> Record[bytes]:
     """The pieces of responses that were parsed."""
-    pieces: list[bytes] = []
+    pieces: Record[bytes] = Record()
     receive = upstream.Upstream._receive
 
     def noted(self: upstream.Upstream, data: bytes) -> None:
@@ -155,7 +157,7 @@ def answers_of(proxy_env: ProxyEnv, *answers: bytes) -> None:
     proxy_env.alpha.answer = answer_next
 
 
-async def test_only_the_first_of_equal_answers_is_parsed(proxy_env: ProxyEnv, parsed: list[bytes]) -> None:
+async def test_only_the_first_of_equal_answers_is_parsed(proxy_env: ProxyEnv, parsed: Record[bytes]) -> None:
     answers = [with_usage(3, 4), with_usage(50, 60), answer(b"not JSON"), answer(b"", 200)]
     answers_of(proxy_env, *answers)
     client = await proxy_env.connect()
@@ -167,7 +169,7 @@ async def test_only_the_first_of_equal_answers_is_parsed(proxy_env: ProxyEnv, pa
     assert await metric(proxy_env, "muxd_in_flight") == "0.0"
 
 
-async def test_what_is_not_like_the_first_is_parsed(proxy_env: ProxyEnv, parsed: list[bytes]) -> None:
+async def test_what_is_not_like_the_first_is_parsed(proxy_env: ProxyEnv, parsed: Record[bytes]) -> None:
     stream = SSE_HEAD + event("a") + b"0\r\n\r\n"
     unlike = [answer(b"no such", 404), stream, answer(b"x" * 100_000), answer().replace(b"uvicorn", b"other"), stream]
     answers_of(proxy_env, answer(), answer(), *unlike)
@@ -177,7 +179,7 @@ async def test_what_is_not_like_the_first_is_parsed(proxy_env: ProxyEnv, parsed:
     assert b"".join(parsed) == answer() + b"".join(unlike)
 
 
-async def test_a_new_connection_knows_what_another_one_has_learned(proxy_env: ProxyEnv, parsed: list[bytes]) -> None:
+async def test_a_new_connection_knows_what_another_one_has_learned(proxy_env: ProxyEnv, parsed: Record[bytes]) -> None:
     answers_of(proxy_env, answer())
     clients = [await proxy_env.connect() for _ in range(3)]
     assert (await clients[0].ask(post(chat()))).raw == answer()
@@ -210,7 +212,7 @@ async def test_half_of_a_known_answer_breaks_off(proxy_env: ProxyEnv) -> None:
     assert 'end="cut"' not in await metric(proxy_env, "muxd_requests_total")
 
 
-async def test_ids_of_both_are_told_as_with_the_first(tmp_path: Path, parsed: list[bytes]) -> None:
+async def test_ids_of_both_are_told_as_with_the_first(tmp_path: Path, parsed: Record[bytes]) -> None:
     async with open_proxy_env(tmp_path, proxy=replace(QUIET, request_id_headers=("x-own-id",))) as proxy_env:
         answers_of(proxy_env, answer())
         client = await proxy_env.connect()
@@ -243,3 +245,63 @@ async def test_the_next_of_pipelined_requests_takes_the_same_connection(proxy_en
     for _ in range(5):
         assert (await client.reply()).raw == answer()
     assert proxy_env.alpha.connections == 1
+
+
+async def test_a_second_answer_behind_one_that_fills_a_read_is_nobodys(proxy_env: ProxyEnv) -> None:
+    filling = answer(b"x" * (16 * 1024 - len(HEAD % (200, 10_000))))
+    assert len(filling) == 16 * 1024
+    answers_of(proxy_env, answer(), filling + answer(b"smuggled"), answer(b"its own"))
+    client = await proxy_env.connect()
+    assert (await client.ask(post(chat()))).raw == answer()
+    assert (await client.ask(post(chat()))).raw == filling
+    assert (await client.ask(post(chat()))).raw == answer(b"its own")
+    assert proxy_env.alpha.connections == 2
+
+
+async def test_an_answer_from_before_its_request_is_nobodys(proxy_env: ProxyEnv) -> None:
+    answers_of(proxy_env, answer(), answer(b"its own"))
+    client = await proxy_env.connect()
+    assert (await client.ask(post(chat()))).raw == answer()
+    worker = (await proxy_env.alpha.calls.nth(0)).stream
+    for stream, data in ((client.stream, post(chat())), (worker, answer(b"smuggled"))):  # in one turn of the reactor
+        os.write(stream.socket.fileno(), data)
+    assert (await client.reply()).raw == answer(b"its own")
+    assert len(proxy_env.alpha.calls) == 2
+    assert proxy_env.alpha.connections == 2
+
+
+async def test_interim_answers_count_for_their_request_alone(
+    proxy_env: ProxyEnv, parsed: Record[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "MAX_HEAD", 1000)
+    hints = b"HTTP/1.1 103 Early Hints\r\nlink: %b\r\n\r\n" % (b"x" * 300)
+
+    async def answer_after_hints(call: Call) -> None:
+        seen = len(parsed)
+        await call.send(hints)
+        await parsed.nth(seen)
+        await call.send(answer())
+
+    proxy_env.alpha.answer = answer_after_hints
+    client = await proxy_env.connect()
+    for _ in range(6):
+        assert (await client.ask(post(chat()))).raw == answer()
+
+
+async def test_a_whole_answer_of_the_next_worker_goes_on_the_stream_that_has_begun(
+    proxy_env: ProxyEnv, parsed: Record[bytes]
+) -> None:
+    said = iter((answer(b"{}"), SSE_HEAD, answer(b'{"error": "no"}')))
+
+    async def answer_next(call: Call) -> bool:
+        data = next(said)
+        await call.send(data)
+        return data != SSE_HEAD
+
+    proxy_env.alpha.answer = answer_next
+    client = await proxy_env.connect()
+    assert (await client.ask(post(chat()))).raw == answer(b"{}")
+    reply = await client.ask(post(chat(stream=True)))
+    assert reply.head + b"\r\n\r\n" == SSE_HEAD
+    assert b"HTTP/1.1" not in reply.body
+    assert b'data: {"error": "no"}' in reply.body

@@ -85,7 +85,7 @@ class ResponseReceiver(Protocol):
         """Handle the response's end; `keep_alive` is what its head says."""
 
     def on_stale(self) -> None:
-        """Handle that the connection, idle before, was closed before the request reached the worker: ask once more."""
+        """Handle that the connection, idle before, was of no use before the request reached the worker: ask anew."""
 
     def on_loss(self, loss: UpstreamLoss, why: str) -> None:
         """Handle that no whole response comes; `why` is a phrase for error messages."""
@@ -206,10 +206,18 @@ class Upstream(Connection):
             if size < _READ_EVENT and data.endswith(_EVENT_END) and data.startswith(_SIZE_LINES[size]):
                 asker.on_event(data, self.reactor.now)  # type: ignore[union-attr]  # a stream has a receiver
                 return
-        elif known is not None and asker is not None and asker.takes_whole and not self.head and known.begins(data):
+        elif (
+            known is not None
+            and asker is not None
+            and asker.takes_whole
+            and size < most  # else more bytes may be behind it
+            and not (self.head or self._written)  # it begins here, and the request was sent before
+            and known.begins(data)
+        ):
             self.asker = None
             self.deadline = inf
             self.reused = True
+            self._interim_size = 0
             self.pool.put(self)
             asker.on_whole(data, known)
             return
@@ -270,6 +278,9 @@ class Upstream(Connection):
             return
         is_first = not self.answering
         if is_first:
+            if self._written:  # no byte of the request was sent: the worker sent these to no request
+                self._ask_anew()
+                return
             end = data.find(_HEAD_END) + 4
             if end >= 4 and not self.head and data.startswith(_FINAL):
                 self.head = data[:end]
@@ -375,14 +386,17 @@ class Upstream(Connection):
             self._ending = True
             self._finish()  # the end of a response without length and chunks is the connection's end
         elif self.reused and not self.head and not self._reached_worker():
-            asker = self._release()
-            self.close()
-            asker.on_stale()
+            self._ask_anew()
         else:
             loss = UpstreamLoss.UNREACHABLE if self.connecting else UpstreamLoss.DIED
             error = error or self.error
             why = (error.strerror or str(error)).lower() if error else "it closed the connection"
             self._fail(loss, why)
+
+    def _ask_anew(self) -> None:
+        asker = self._release()
+        self.close()
+        asker.on_stale()
 
     def _reached_worker(self) -> bool:
         """Return whether the worker's kernel acknowledged any byte of the request.
