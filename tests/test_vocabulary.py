@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("muxd", "muxctl") for path in (ROOT / package).rglob("*.py"))
@@ -14,20 +15,38 @@ NO_NOUN = {"SGLang", "Denied", "Found", "Large", "Missing", "Refused", "Seen", "
 NO_NOUN |= {"Use"}
 
 
+class Definition(NamedTuple):
+    file: str
+    line: int
+    name: str
+    is_class: bool
+    docstring: str | None
+
+
 @cache
-def nodes(path: Path) -> list[ast.AST]:
-    """Return every node of a file."""
-    return list(ast.walk(ast.parse(path.read_text())))
+def definitions() -> list[Definition]:
+    """Return every class and function.  No tree is kept: the collections of all later tests would go through them."""
+    return [
+        Definition(
+            str(path.relative_to(ROOT)),
+            node.lineno,
+            node.name,
+            isinstance(node, ast.ClassDef),
+            ast.get_docstring(node),
+        )
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
 
 
 @cache
 def classes() -> dict[str, list[str]]:
     """Return the files that define each class, by its name."""
     found = defaultdict(list)
-    for path in FILES:
-        for node in nodes(path):
-            if isinstance(node, ast.ClassDef):
-                found[node.name].append(str(path.relative_to(ROOT)))
+    for each in definitions():
+        if each.is_class:
+            found[each.name].append(each.file)
     return found
 
 
@@ -80,10 +99,5 @@ NO_VERB = re.compile(
 
 
 def test_a_docstring_of_a_function_begins_with_a_verb():
-    wrong = {}
-    for path in FILES:
-        for node in nodes(path):
-            text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
-            if text is not None and NO_VERB.match(text):
-                wrong[f"{path.relative_to(ROOT)}:{node.lineno}"] = text
-    assert wrong == {}
+    told = {f"{each.file}:{each.line}": each.docstring or "" for each in definitions() if not each.is_class}
+    assert {where: text for where, text in told.items() if text and NO_VERB.match(text)} == {}
