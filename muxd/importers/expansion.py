@@ -31,7 +31,8 @@ VOLATILE = re.compile(
     r"FUNCNAME|GROUPS|OPT(IND|ARG)|COLUMNS|LINES|SHLVL|E?UID|TMPDIR|MUXD_TOKEN|_|DIRSTACK|IFS"
 )
 
-_NAMED = re.compile(r"(?<![\w$])(?<!\$\{)[A-Za-z_]\w*|(?<=\$\{)[A-Za-z_]\w*(?=:?=)")
+#: The variables that a text may set.
+NAMED = re.compile(r"(?<![\w$])(?<!\$\{)[A-Za-z_]\w*|(?<=\$\{)[A-Za-z_]\w*(?=:?=)")
 _SETS = re.compile(r"(?<![=!<>])=(?!=)|\+\+|--")
 _PARAMETER = re.compile(r"\$(?:\{([A-Za-z_]\w*|[0-9]+|@)(\[@\])?(?:(:?[-=+?])(.*))?\}|(\w|@|[A-Za-z_]\w*))", re.DOTALL)
 
@@ -83,7 +84,7 @@ class ScriptVariables:
 
     def _forget(self, text: str) -> list[str]:
         """Make every variable that the text names unknown, and return the names."""
-        names = _NAMED.findall(text)
+        names = NAMED.findall(text)
         self.variables |= dict.fromkeys(names, PART)
         return names
 
@@ -127,7 +128,7 @@ class ScriptVariables:
             return EMPTY + text[1:-1]
         if node.type.endswith("expansion") and (found := _PARAMETER.fullmatch(text)) is not None:
             return self._parameter(node, found, quoted=quoted)
-        if node.type == "arithmetic_expansion" and _SETS.search(text):
+        if node.type.endswith("expansion") and _SETS.search(text):
             self._forget(text)
         return PART if quoted and "@" not in text else MANY
 

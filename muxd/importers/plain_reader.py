@@ -17,14 +17,14 @@ from muxd.config.command_lines import MODEL, server_at
 from muxd.config.flags import Hole, Word, flag
 
 from .bash_syntax import NotPlain, Place, has_words_behind, is_plain, text_of, tree, walk, words_of
-from .expansion import MARKS, PART, VOLATILE, ScriptVariables, array, word_of
+from .expansion import MARKS, NAMED, PART, VOLATILE, ScriptVariables, array, word_of
 
 if TYPE_CHECKING:
     from tree_sitter import Node
 
 #: Programs that only name a server, or are none of interest.
 _QUIET = (
-    "echo printf pkill pgrep killall kill grep egrep ps awk sed cat which type test true false trap wait sleep exit "
+    "echo printf pkill pgrep killall kill grep egrep ps awk sed cat which type test true false wait sleep exit "
     "head tail mkdir rm cp mv curl wget touch chmod logger ls tee lsof fuser ss netstat nvidia-smi"
 )
 QUIET = frozenset(_QUIET.split())
@@ -41,7 +41,8 @@ _ENVIRONMENT = re.compile(
 _SET_BY_ENVIRONMENTS = "PATH PYTHONPATH LD_LIBRARY_PATH VIRTUAL_ENV CONDA_EXE CONDA_PREFIX CONDA_DEFAULT_ENV"
 
 #: Builtins that set what their arguments name; those of which the assignments are read; what sets what no text names.
-_SETTERS = ("read", "mapfile", "readarray", "getopts", "let", "export", "declare", "typeset", "readonly", "local")
+_SETTING = "read mapfile readarray getopts let export declare typeset readonly local coproc"
+_SETTERS = _SETTING.split()
 _DECLARED = ("export", "readonly", "declare", "typeset", "variable_assignment", "variable_name")
 _SETS_UNSEEN = re.compile(
     rf"(?:^|[\s;&|({{])(?:(?:eval|source|\.|printf\s+-v)\s|(?:{'|'.join(_SETTERS)}|unset)\s+(?:[^;\n=]*\$|-\w*n))"
@@ -117,6 +118,7 @@ class PlainReader(ScriptVariables):
                     self._assign([assignment])
             case "declaration_command" if all(c.type in _DECLARED or text_of(c) == "-x" for c in node.children):
                 self._assign([child for child in node.children if child.type == "variable_assignment"])
+                self._lasting.update(NAMED.findall(text) if text.startswith("readonly") else ())
             case "function_definition" | "redirected_statement" | "declaration_command" | "unset_command":
                 self._lasting.update(self._forget(text))
                 self._look_for_server(text)
@@ -136,8 +138,10 @@ class PlainReader(ScriptVariables):
             self._look_for_server(text)
             self._need(rest[0] if rest and program != "eval" and "/" in str(rest[0]) else Hole())
             self._forget(_SET_BY_ENVIRONMENTS) if _ENVIRONMENT.match(text) else self._lose()
-        elif program in _SETTERS or "=" in program or (program == "printf" and "-v" in rest):  # as in `time PORT=1`
-            self._forget(text) if "$" not in text else self._lose()
+        elif program == "trap":  # it may be carried out at any time
+            self._lasting.update(self._forget(text))
+        elif program in _SETTERS or "=" in program or (program in ("printf", "wait") and {"-v", "-p", "-np"} & {*rest}):
+            self._forget(text) if "$" not in text else self._lose()  # "=" as in `time PORT=1`
         elif program in ("set", "shift"):
             self.variables["@"] = self.variables["@"] if _OPTIONS.fullmatch(text) else PART
         elif program in ("cd", "pushd", "popd"):

@@ -22,7 +22,7 @@ from muxd.config.sources import why_unreadable
 from .bash_syntax import Place
 from .plain_reader import FoundServer, PlainReader
 from .remarks import remarks
-from .slips import slips, why_no_script
+from .slips import slips, why_misread, why_no_script
 
 #: Their programs have files and Pythons of their own.
 _ELSEWHERE = (*CONTAINERS, "singularity", "apptainer", "ssh", "srun")
@@ -67,7 +67,7 @@ def read_script(
     bash = shutil.which("bash", path=environ.get("PATH"))
     script.argv = (bash or "bash", str(path), *args)
     missing = "launch scripts are run by bash, which is not in PATH; install it, or correct PATH"
-    if wrong := missing if bash is None else why_no_script(path, text) or _unreadable(text, shown):
+    if wrong := missing if bash is None else why_no_script(path, text) or why_misread(text, shown):
         line = text[: text.find("\r\n") + 1].count("\n") + 1
         script.problems.append((Place(shown, line), wrong))
         return script
@@ -89,15 +89,6 @@ def _text(path: Path) -> str:
         raise ValueError(why_unreadable(path, error)) from None
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8; save it as UTF-8") from None
-
-
-def _unreadable(text: str, shown: str) -> str:
-    if text.startswith("\ufeff"):
-        remedy = f"remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {shown}"
-        return f"begins with a byte order mark, which shells stumble over; {remedy}"
-    if "\r\n" in text:
-        return f"lines end as on Windows, and shells stumble over it; convert it: sed -i 's/\\r$//' {shown}"
-    return ""
 
 
 def _gather(script: LaunchScript, reader: PlainReader) -> None:

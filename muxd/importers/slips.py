@@ -84,6 +84,16 @@ def _program(first: str, rest: str) -> str:
     return os.path.basename(words[0]) if words else ""
 
 
+def why_misread(text: str, shown: str) -> str:
+    """Return what an editor left in a script that shells stumble over, with advice; "" for nothing."""
+    if text.startswith("\ufeff"):
+        remedy = f"remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {shown}"
+        return f"begins with a byte order mark, which shells stumble over; {remedy}"
+    if "\r\n" in text:
+        return f"lines end as on Windows, and shells stumble over it; convert it: sed -i 's/\\r$//' {shown}"
+    return ""
+
+
 def slips(text: str, shown: str) -> Iterator[tuple[Place, str]]:
     """Yield the slips of a script, with places.
 

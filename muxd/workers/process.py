@@ -356,9 +356,9 @@ class WorkerProcess:
                     return False
                 await trio.sleep(READY_POLL)
             return True
-        self._timed_out = True
-        if self._model.script is not None and not listener.port:
-            self._given_up = diagnosis.of_no_server(self._model.start_timeout, listener.ambiguous)
+        if self._model.script is not None:
+            self._given_up = await self._inspection.why_late(self._model, listener, server.link)
+        self._timed_out = self._given_up is None or not self._given_up.refused
         log.warning("%s: not ready %g s after its start: killed", self._model.name, self._model.start_timeout)
         return False
 

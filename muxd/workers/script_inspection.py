@@ -10,6 +10,7 @@ from muxd.engines.diagnosis import Diagnosis
 from muxd.engines.engine import Engine
 from muxd.engines.engine_client import EngineClient
 from muxd.launchers.observed_scripts import ObservedScripts
+from muxd.ports import PortTaken
 from muxd.shim.processes import program_of
 
 from .port_ownership import PortOwnership
@@ -37,18 +38,36 @@ class ScriptInspection:
             return None
         seen = await self._engine.observe(link, listener.port, processes)
         if seen is None:
-            return self._engine.diagnose_stranger(next((program_of(p.pid) for p in processes if p.listens), ""))
+            return self._stranger(processes)
         strays = not set(seen.gpus) <= set(model.gpus)
         granted = model.gpus
         if link is not None or strays:
             await self._scripts.learn(model.script.digest, seen)
         return diagnosis.of_wrong_gpus(seen.gpus, granted) if strays else None
 
+    async def why_late(self, model: Model, listener: PortOwnership, link: EngineClient) -> Diagnosis | None:
+        """Return why nothing was ready when start_timeout was over; None where a server of the engine still loads."""
+        none = diagnosis.of_no_server(model.start_timeout, listener.ambiguous)
+        if not listener.port:
+            return none
+        with suppress(OSError, PortTaken):
+            processes = await listener.commands()
+            if self._engine.servers_among(processes):
+                return None
+            if not await listener.is_own():
+                return none
+            if await self._engine.observe(link, listener.port, processes) is None:
+                return self._stranger(processes)
+        return None
+
     async def several(self, listener: PortOwnership) -> Diagnosis | None:
         """Look whether the script has started a second server since the first was ready."""
         with suppress(OSError):
             return self._diagnose_several(self._engine.servers_among(await listener.commands()), is_up=False)
         return None
+
+    def _stranger(self, processes: Sequence[Command]) -> Diagnosis:
+        return self._engine.diagnose_stranger(next((program_of(p.pid) for p in processes if p.listens), ""))
 
     def _diagnose_several(self, servers: Sequence[Command], *, is_up: bool) -> Diagnosis | None:
         """Return that the script runs several servers; None where it runs one.

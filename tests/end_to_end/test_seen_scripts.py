@@ -123,12 +123,28 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Other).serve_forever()
 UNUSABLE = {
     "another server": (f"exec {sys.executable} ./other.py {{port}}", "which is not SGLang"),
     "no server": ("exec sleep 1000", "has run for 4 s, and started no server that listens"),
+    "no server at a plain port": (
+        "PORT={port}\nexec sleep 1000",
+        "has run for 4 s, and started no server that listens",
+    ),
+    "another server that is never healthy": (
+        f"PORT={{port}}\nexec {sys.executable} -m http.server -b 127.0.0.1 $PORT",
+        "which is not SGLang",
+    ),
     "nothing": ("true", "its launch script ended with status 0, and left no server"),
     "a flag without its value": ("exec {server} --model-path org/x --port $1", "argument --port: expected one"),
 }
 
 
-@pytest.mark.parametrize("kind", ["another server", "nothing", *thorough("no server", "a flag without its value")])
+LESS_USUAL = (
+    "no server",
+    "no server at a plain port",
+    "another server that is never healthy",
+    "a flag without its value",
+)
+
+
+@pytest.mark.parametrize("kind", ["another server", "nothing", *thorough(*LESS_USUAL)])
 def test_a_script_that_starts_no_server_of_sglang_is_told_after_its_first_run(start, tmp_path, kind):
     text, told = UNUSABLE[kind]
     (tmp_path / "other.py").write_text(OTHER)

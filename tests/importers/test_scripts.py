@@ -162,6 +162,13 @@ FIELD = {
     "$(echo echo) {} --model-path A/b --port 1\n{} --model-path A/c --port 2": ("", 0),
     "PID=$(pgrep -f sglang.launch_server)\n{} --model-path A/b --port 1": ("A/b", 1),
     "bash -c 'exec {} --model-path A/b --port 1'\n{} --model-path A/c --port 2": ("", 0),
+    "PORT=1\nA=(1 2); true ${A[PORT=5]}\n{} --model-path A/b --port $PORT": ("A/b", 0),
+    "PORT=1\ncoproc PORT { true; }\n{} --model-path A/b --port $PORT": ("A/b", 0),
+    "trap 'PORT=5' ERR\nPORT=1\nfalse\n{} --model-path A/b --port $PORT": ("A/b", 0),
+    "trap 'kill $(jobs -p)' EXIT\nPORT=1\n{} --model-path A/b --port $PORT &\nwait $!": ("A/b", 1),
+    "readonly PORT=1\n{} --model-path A/b --port $PORT": ("A/b", 1),
+    "readonly PORT=1\nPORT=5\n{} --model-path A/b --port $PORT": ("A/b", 0),
+    "PORT=1\ntrue &\nwait -n -p PORT\n{} --model-path A/b --port $PORT": ("A/b", 0),
     "python other.py --model o --port 1\npython -m sglang.bench_serving --model o --port 2": ("o", 0),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from tests.fakes import NO_PID
 
 from .one_worker import OneWorker, one_worker
 
-PORT = 47_000  # nobody listens there: a pretend server does not
+PORT = 17_470  # nobody listens there, a pretend server does not, and no connection gets it for its own end
 UNSEEN = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
@@ -92,6 +92,36 @@ async def test_a_script_without_a_server_is_told_when_its_time_is_over(autojump_
         exited = await worker.ends()
         assert (exited.failure, exited.code) == (Failure.TIMED_OUT, "script_unusable")
         assert words in exited.reason
+
+
+async def test_a_script_without_a_server_is_told_so_where_its_port_is_known_too(autojump_clock, tmp_path):
+    async with one_worker(tmp_path, script=the_script(tmp_path), port=PORT, start_timeout=9.0) as worker:
+        serves(worker, Command(NO_PID + 1, 1, ["sleep", "1000"], {}))
+        worker.behaviour.listens_after = 1000
+        worker.start()
+        exited = await worker.ends()
+        assert (exited.failure, exited.code) == (Failure.TIMED_OUT, "script_unusable")
+        assert "has run for 9 s, and started no server that listens" in exited.reason
+
+
+async def test_a_server_of_the_engine_that_loads_for_too_long_is_no_stranger(autojump_clock, tmp_path):
+    async with one_worker(tmp_path, script=the_script(tmp_path), port=PORT, start_timeout=9.0) as worker:
+        serves(worker)
+        worker.behaviour.load_time = 1000
+        worker.start()
+        exited = await worker.ends()
+        assert (exited.failure, exited.code) == (Failure.TIMED_OUT, "start_timeout")
+
+
+async def test_a_server_of_another_engine_that_is_never_ready_is_told_so_and_not_tried_again(autojump_clock, tmp_path):
+    async with one_worker(tmp_path, script=the_script(tmp_path), port=PORT, start_timeout=9.0) as worker:
+        serves(worker, Command(NO_PID + 1, 1, ["python3", "-m", "http.server"], {}, True))
+        worker.behaviour.load_time = 1000
+        worker.behaviour.faults = {"/server_info": (404, ""), "/get_server_info": (404, "")}
+        worker.start()
+        exited = await worker.ends()
+        assert (exited.failure, exited.code) == (Failure.REFUSED, "script_unusable")
+        assert "which is not the simulator" in exited.reason
 
 
 async def test_two_servers_are_told_once_they_were_seen_twice(autojump_clock, tmp_path):
