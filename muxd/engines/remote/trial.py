@@ -32,7 +32,8 @@ def why_not_served(model: Model, daemon: Daemon, environ: Mapping[str, str]) -> 
     """
     servers = RemoteServers()
     with TemporaryDirectory() as folder, (Path(folder) / "log").open("w+b") as log:
-        context = LaunchContext(free_port(), Path(folder), Path(folder), "", daemon)
+        apart = {"prometheus_port": str(free_port())}  # the configured one may be that of a router that serves
+        context = LaunchContext(free_port(), Path(folder), Path(folder), "", daemon, chosen=apart)
         command = servers.command(model, context)
         for file, text in command.files.items():
             file.write_text(text)
