@@ -29,6 +29,15 @@ CLOSE = 0.8
 
 LARGEST_ANSWER = 1 << 20
 
+#: How each program begins: it ends with the thread that asked (PR_SET_PDEATHSIG), such as by muxd's end in a reload.
+_MORTAL = """
+try:
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9)
+except Exception:
+    pass
+"""
+
 #: Finds a package, its version and torch's.  A mere folder of its name is a namespace package: its spec has no origin.
 _ASK = """
 import json, os, runpy
@@ -139,7 +148,7 @@ class EnginePackage:
 
     def look(self, path: str, environ: Mapping[str, str]) -> Interpreter:
         """Return the interpreter with the engine that it would import; raise NotInstalled."""
-        found = self._answer([path, "-c", _ASK.replace("PACKAGE", self.name)], environ, b"", PATIENCE)
+        found = self._answer([path, "-c", _MORTAL + _ASK.replace("PACKAGE", self.name)], environ, b"", PATIENCE)
         if found is None:
             raise NotInstalled(f"no {self.title} is installed in it", is_missing=True)
         version, torch, cuda, folder = (str(found.get(key, "")) for key in ("version", "torch", "cuda", "folder"))
@@ -158,7 +167,7 @@ class EnginePackage:
         program = program.replace("IMPORTS", self.imports).replace("ADD", self.add)
         program = program.replace("CHECK", self.check)
         question = json.dumps({name: list(words) for name, words in args.items()}).encode()
-        found = self._answer([path, "-c", program], environ, question, LONG_PATIENCE)
+        found = self._answer([path, "-c", _MORTAL + program], environ, question, LONG_PATIENCE)
         if found is None:
             raise NotInstalled("its parser of arguments does not answer")
         flags = [flag for flag in found.get("flags", []) if flag.startswith("--")]
