@@ -112,6 +112,7 @@ class World:
         self._ahead: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._crashes = deque(workload.crashes)
+        self._crashed: list[float] = []
 
     @property
     def sleep_time(self) -> float:
@@ -129,6 +130,7 @@ class World:
         """Say whether the load that begins now comes to nothing."""
         if self._crashes and self._crashes[0] <= self.now:
             self._crashes.popleft()
+            self._crashed.append(self.now)
             return True
         return False
 
@@ -145,7 +147,7 @@ class World:
         while self._ahead and self._ahead[0][0] <= until:
             self.now, _, what = heapq.heappop(self._ahead)
             what()
-        return Run(self._given, self.cost, self.requests, self.host.switches)
+        return Run(self._given, self.cost, self.requests, self.host.switches, self._crashed)
 
     def _go_on(self, session: Session) -> None:
         if session.turns:
@@ -214,6 +216,7 @@ class Run:
     cost: float
     requests: list[Request]
     switches: int
+    crashed: list[float]  # when loads began that came to nothing
 
     @property
     def waits(self) -> Mapping[str, list[float]]:

@@ -55,9 +55,15 @@ class Blockers:
     """Those who must leave before somebody comes, and when they do.
 
     `usual_gap`: of an idle group's clients, as `policy.usual_gap`; None where no idle group is kept for them.
+    `wait_target`: as configured.
     """
 
-    def __init__(self, evictions: Sequence[Eviction], usual_gap: Callable[[Group], float | None] | None = None) -> None:
+    def __init__(
+        self,
+        evictions: Sequence[Eviction],
+        usual_gap: Callable[[Group], float | None] | None = None,
+        wait_target: float = 0.0,
+    ) -> None:
         groups = [each.group for each in evictions]
         ready = [group for group in groups if group.state is WorkerState.READY]
         busy = [group for group in ready if not group.idle]
@@ -78,6 +84,7 @@ class Blockers:
         ]
         self.have_only_their_turn = all(group.leaves or group in ready for group in groups)  # once somebody is due
         self._busy_since = max((group.since for group in busy), default=-inf)
+        self._wait_target = wait_target
         self._long_since = min((group.long_since for group in busy), default=inf)
         self.go_by_all_gaps = any(not group.gaps for group in ready if group.idle)  # clients of theirs have none yet
         self._kept = [
@@ -136,7 +143,7 @@ class Blockers:
     def _closes_at(self, due: float, turn_ends: float) -> float:
         """Return when the busy ones among them close for one who is due then, once their turn has ended."""
         at = due if due > turn_ends else turn_ends
-        return at if at < self._long_since else policy.closes_at(at, due, self._long_since)
+        return at if at < self._long_since else policy.closes_at(at, due, self._long_since, self._wait_target)
 
     def kept_until(self, contender: Contender) -> list[float]:
         """Return when each idle one stops waiting for its clients to return."""
@@ -321,7 +328,7 @@ class Lineup:
         if first.is_placed and not host.fixed:
             there = host.ledger.changes_of(first.gpus) + host.ledger.changes_of(_HOST_RAM)
             gaps = host.gaps_noted if rivals.blockers.go_by_all_gaps else 0
-            as_of = host.second, host.learned, self.keep_turns
+            as_of = host.second, host.learned, self.keep_turns, self.wait_target
             faced = first, first.gpus, first.changes, there, rivals.is_free, gaps, as_of
         if faced is None or rivals.faced != faced:
             evictions = self._in_the_way(first)
@@ -374,7 +381,7 @@ class Lineup:
         )
 
     def _blockers(self, evictions: Sequence[Eviction]) -> Blockers:
-        return Blockers(evictions, self._usual_gap if self.keep_turns else None)
+        return Blockers(evictions, self._usual_gap if self.keep_turns else None, self.wait_target)
 
     def _usual_gap(self, group: Group) -> float | None:
         return policy.usual_gap(group.gaps or self._host.gaps)

@@ -44,14 +44,14 @@ PER_RATIO, MOST_STRETCH = 30.0, 9.0
 FEW = 5.0
 
 #: The longest turn, in seconds, that a busy model keeps because its drain takes so long.
-LONGEST_FOR_DRAIN = 120.0
+LONGEST_FOR_DRAIN = 60.0
 
 #: An answer under way is long once it has taken so many times as long as answers of its model usually do.
 LONG = 2.5
 
-#: So many seconds beyond the time when another model is due a busy one stays open at most while a long answer is under
-#: way: a drain would last until that one ends, and nobody would be served meanwhile.
-LONGEST_OPEN = 90.0
+#: So many wait targets beyond the time when another model is due a busy one stays open at most while a long answer is
+#: under way: a drain would last until that one ends, and nobody would be served meanwhile.
+LONGEST_OPEN = 3.0
 
 #: The linger where no gap has been seen yet: a share of the switch there and back, and at most so many seconds.
 UNKNOWN_SHARE, UNKNOWN = 0.05, 0.5
@@ -146,10 +146,10 @@ def turn_ends_at(candidate: Candidate, active_since: float, drain: float = 0.0) 
     return active_since + max(candidate.cost, min(drain, LONGEST_FOR_DRAIN))
 
 
-def closes_at(at: float, due: float, long_since: float) -> float:
+def closes_at(at: float, due: float, long_since: float, wait_target: float) -> float:
     """Return when a busy model closes that is to give way at `at`, for one who is due at `due`.
 
     `long_since`: when its oldest answer under way had taken unusually long.  While such a one is, the model stays open:
     those who are answered meanwhile delay nobody, unless one of them takes as long.
     """
-    return max(at, due + LONGEST_OPEN) if long_since <= at else at
+    return max(at, due + LONGEST_OPEN * wait_target) if long_since <= at else at

@@ -54,13 +54,15 @@ def test_where_many_are_in_flight_for_each_one_that_waits_the_wait_becomes_longe
 def test_a_turn_lasts_as_long_as_the_switch_costs_or_its_drain_takes():
     assert turn_ends_at(candidate(cost=40), active_since=90) == 130
     assert turn_ends_at(candidate(cost=10), active_since=90, drain=20) == 110
-    assert turn_ends_at(candidate(cost=10), active_since=90, drain=200) == 210
+    assert turn_ends_at(candidate(cost=10), active_since=90, drain=200) == 150
 
 
 def test_a_busy_model_stays_open_for_an_answer_that_is_long_already_but_not_for_ever():
-    assert closes_at(at=100, due=80, long_since=inf) == closes_at(at=100, due=80, long_since=101) == 100
-    assert closes_at(at=100, due=80, long_since=70) == 170
-    assert closes_at(at=200, due=80, long_since=70) == 200, "its turn lasts beyond that"
+    assert closes_at(100, due=80, long_since=inf, wait_target=30) == 100
+    assert closes_at(100, due=80, long_since=101, wait_target=30) == 100, "it is not long yet then"
+    assert closes_at(100, due=80, long_since=70, wait_target=30) == 170
+    assert closes_at(100, due=99, long_since=70, wait_target=1) == 102
+    assert closes_at(200, due=80, long_since=70, wait_target=30) == 200, "its turn lasts beyond that"
 
 
 def test_a_wait_as_long_as_the_target_doubles_what_serving_a_model_is_worth():
