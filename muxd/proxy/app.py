@@ -253,9 +253,11 @@ class ProxyServer:
             await self.front.empty()
 
     def part(self) -> None:
-        """Close the connections of all clients that are left."""
+        """Close the connections of all clients that are left, and record how their requests ended."""
         for client in self._clients():
+            client.expel(shutting_down())
             client.on_lost()
+        self.flush()
 
     def _clients(self) -> list[ClientConnection]:
         return [handler for handler in self.front.reactor.handlers() if isinstance(handler, ClientConnection)]
@@ -276,11 +278,14 @@ async def open_proxy(
     try:
         async with trio.open_nursery() as nursery:
             proxy = ProxyServer(config, limits, reactor, nursery, share)
-            await proxy.start(listener)
-            yield proxy
-            proxy.part()
-            proxy.flush()
-            nursery.cancel_scope.cancel()
+            try:
+                await proxy.start(listener)
+                yield proxy
+            finally:
+                proxy.part()
+                nursery.cancel_scope.cancel()
+                if proxy.log is not None:
+                    await proxy.log.finish()  # where all was cancelled, the log's own task may have ended before
     finally:
         reactor.close_all()
         listener.close()

@@ -1,9 +1,11 @@
 """The end of a proxy: nobody new, what is in flight finishes, then it is gone."""
 
+import json
 import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from muxd.ports import CannotListen, listen_at
 
 from .fake_muxd import FakeMuxd
 from .http_client import HttpClient, chat, get, post
-from .proxy_env import ProxyEnv, open_proxy_env
+from .proxy_env import QUIET, ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .worker import OK, OK_BODY, SSE_HEAD, Call, Worker, answer_when_released, event
 
@@ -140,6 +142,29 @@ async def test_a_client_that_does_not_read_its_last_words_holds_nothing_up(tmp_p
         await http_client.until(b"\r\n\r\n")
         with trio.fail_after(PATIENCE):
             await proxy_env.proxy.drain(0.05)
+
+
+async def test_a_second_signal_loses_no_line_of_the_access_log(tmp_path: Path) -> None:
+    logs = tmp_path / "access"
+    with trio.CancelScope() as scope:
+        async with open_proxy_env(
+            tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs, request_id_headers=("x-id",))
+        ) as proxy_env:
+            await proxy_env.ask(post(chat(), b"X-Id: ended\r\n"))
+            proxy_env.alpha.answer = answer_when_released
+            await (await proxy_env.connect()).send(post(chat(), b"X-Id: running\r\n"))
+            await proxy_env.alpha.calls.nth(1)
+            await (await proxy_env.connect()).send(post(chat("beta"), b"X-Id: waiting\r\n"))
+            await proxy_env.lease(1)
+            scope.cancel()
+            await trio.sleep_forever()
+    lines = [json.loads(line) for path in logs.iterdir() for line in path.read_text().splitlines()]
+    assert lines[0]["request_id"] == "ended"
+    assert {line["request_id"]: (line["status"], line["end"], line["code"]) for line in lines} == {
+        "ended": (200, "ok", ""),
+        "running": (503, "refused", "shutting_down"),
+        "waiting": (503, "refused", "shutting_down"),
+    }
 
 
 def test_an_address_in_use_is_named() -> None:

@@ -189,7 +189,7 @@ class AccessLog:
         return part
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write the recorded lines until cancelled; then write those that are left, within `_LAST_PATIENCE`."""
+        """Write the recorded lines until cancelled; then `finish`."""
         task_status.started()
         try:
             while True:
@@ -199,11 +199,16 @@ class AccessLog:
                 if not await self._flush():
                     await trio.sleep(_NO_THREAD)
         finally:
-            with trio.move_on_after(_LAST_PATIENCE, shield=True):
-                if not await self._flush():
-                    self._report_loss(self._destination.write(self._lines))
-                async with self._one_at_a_time:
-                    pass  # wait for the thread that was writing at the cancellation
+            await self.finish()
+
+    async def finish(self) -> None:
+        """Write the lines that are left, within `_LAST_PATIENCE`, whatever is cancelled."""
+        with trio.move_on_after(_LAST_PATIENCE, shield=True):
+            if not await self._flush():
+                lines, self._lines = self._lines, []
+                self._report_loss(self._destination.write(lines))
+            async with self._one_at_a_time:
+                pass  # wait for the thread that was writing at the cancellation
 
     async def _wait_for_bytes(self, size: int) -> None:
         """Wait until more than `size` bytes of lines wait to be written."""
