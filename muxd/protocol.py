@@ -80,7 +80,7 @@ class LeaseDemand(Struct, frozen=True, omit_defaults=True):
     deal: Annotated[int, Meta(ge=0)] = 0  # of which muxd has told last
     batch: Count = 0  # so many of those in flight
     oldest_s: Seconds | None = None  # since the oldest of those in flight was sent to the worker
-    usual_s: Seconds | None = None  # that the worker took for a request, in the mean of all that have ended
+    usual_s: Seconds | None = None  # that the worker took for an answer of late, in the mean
 
 
 # What a proxy says

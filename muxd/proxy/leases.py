@@ -565,7 +565,7 @@ class ModelLease:
         batch, waiting_batch = self.batch_figures()
         batch += waiting_batch if self._held_grant is not None else 0
         age = None if oldest is None else max(0.0, monotonic() - oldest)
-        return LeaseDemand(number, in_flight, self._demand(), places, deal, batch, age, self.meter.usual)
+        return LeaseDemand(number, in_flight, self._demand(), places, deal, batch, age, self.meter.usual_answer())
 
     async def _report(self, session: LeaseSession, lease: AskedLease) -> None:
         """Report demand to muxd: queue and idleness when they change, the number in flight every `_REPORT_EVERY`."""

@@ -18,6 +18,10 @@ REQUEST_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 WAIT_BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, inf)
 
 
+#: Requests that `ModelMetrics.usual_answer` goes by.
+OF_LATE = 200
+
+
 class Histogram:
     """A histogram; `counts[i]` is the number of values up to `bounds[i]` and above the bound before."""
 
@@ -61,6 +65,9 @@ class ModelMetrics:
     """The counts of one model.  Times in seconds."""
 
     __slots__ = (
+        "_answers",
+        "_at_workers",
+        "_usual_answer",
         "cached_tokens",
         "completion_tokens",
         "finished_by",
@@ -87,12 +94,22 @@ class ModelMetrics:
         self.cached_tokens = 0
         self.completion_tokens = 0
         self.replays = 0
+        self._answers = 0  # as `usual_answer` last saw them, with the seconds that all requests were at workers
+        self._at_workers = self._usual_answer = 0.0
 
-    @property
-    def usual(self) -> float | None:
-        """Return the seconds that a request is with its worker, in the mean of all that have ended; None: none has."""
-        count = sum(self.requests.counts)
-        return max(0.0, self.requests.total - self.waits.total) / count if count else None
+    def usual_answer(self) -> float | None:
+        """Return the seconds that a request with an answer is at its worker: the mean of about the last `OF_LATE`.
+
+        None where none was answered yet.  Requests that were refused took no time there, and do not count.
+        """
+        answers = sum(count for (_, status), count in self.finished_by.items() if status < 400)
+        seconds = self.requests.total - self.waits.total
+        if answers > self._answers:
+            mean = max(0.0, seconds - self._at_workers) / (answers - self._answers)
+            share = (answers - self._answers) / min(answers, OF_LATE)
+            self._usual_answer += (mean - self._usual_answer) * min(1.0, share)
+            self._answers, self._at_workers = answers, seconds
+        return self._usual_answer if answers else None
 
     def finished(self, route: str, status: int, seconds: float) -> None:
         """Count a request that ended with `status` after `seconds`; `route` is of a bounded set, no client's words."""

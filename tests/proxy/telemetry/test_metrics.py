@@ -7,9 +7,11 @@ import pytest
 from muxd.proxy.telemetry.metrics import (
     FIRST_BYTE_BOUNDS,
     GAP_BOUNDS,
+    OF_LATE,
     REQUEST_BOUNDS,
     WAIT_BOUNDS,
     Histogram,
+    ModelMetrics,
     ProxyMetrics,
 )
 
@@ -75,3 +77,34 @@ def test_refusals_are_counted_by_code() -> None:
     meters.rejected("model_not_found")
     meters.rejected("invalid_json")
     assert meters.rejections == {"model_not_found": 2, "invalid_json": 1}
+
+
+def answered(meter: ModelMetrics, count: int, seconds: float, wait: float = 0.0, status: int = 200) -> None:
+    for _ in range(count):
+        meter.finished("/v1/chat/completions", status, seconds + wait)
+        meter.waited(wait)
+
+
+def test_how_long_answers_usually_take_is_the_mean_of_late() -> None:
+    meter = ProxyMetrics().of("qwen")
+    assert meter.usual_answer() is None
+    answered(meter, 3, 1.0, wait=60.0)
+    answered(meter, 1, 5.0)
+    assert meter.usual_answer() == pytest.approx(2.0)
+    assert meter.usual_answer() == pytest.approx(2.0)
+    answered(meter, 4, 4.0)
+    assert meter.usual_answer() == pytest.approx(3.0)
+    for _ in range(10 * OF_LATE):
+        answered(meter, 1, 0.5)
+        meter.usual_answer()
+    answered(meter, OF_LATE, 40.0)
+    assert meter.usual_answer() == pytest.approx(40.0)
+
+
+def test_a_refused_request_says_nothing_of_how_long_answers_take() -> None:
+    meter = ProxyMetrics().of("qwen")
+    answered(meter, 5, 0.0, wait=3.0, status=429)
+    assert meter.usual_answer() is None
+    answered(meter, 1, 8.0)
+    answered(meter, 100, 0.0, status=429)
+    assert meter.usual_answer() == pytest.approx(8.0)
