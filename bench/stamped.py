@@ -19,6 +19,7 @@ from muxd.proxy.leases import ModelLease
 from muxd.saved_state import StateFile
 from muxd.workers.gpu_memory import GpuMemoryTracker
 from muxd.workers.process import WorkerProcess
+from muxd.workers.proof_keeper import ProofKeeper
 
 _OUT = os.open(os.environ["MUXD_STAMPS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 _stamps: list[tuple[float, str, str, str]] = []
@@ -108,10 +109,11 @@ def stamp_admission() -> None:
 def main() -> None:
     stamp_core()
     for owner, name in (
-        *((WorkerProcess, name) for name in ("_sleep", "_wake", "_until_serving", "_prove")),
+        *((WorkerProcess, name) for name in ("_sleep", "_wake", "_until_serving")),
         *((GpuMemoryTracker, name) for name in ("until_released", "until_room_to_wake", "came")),
         *((EngineClient, name) for name in ("call", "ask", "probe", "prove")),
         (StateFile, "write_ahead"),
+        (ProofKeeper, "prove"),
     ):
         stamp_method(owner, name)
     stamp_saves()

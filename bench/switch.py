@@ -54,7 +54,7 @@ CALLS = {
 GOAL = 20.0  # milliseconds
 
 #: The wake proof from beginning to end; the engine's own part of it is among its calls.
-PROOF = "WorkerProcess._prove"
+PROOF = "ProofKeeper.prove"
 
 Stamp = tuple[float, str, str, str]
 
