@@ -87,30 +87,42 @@ class RequestDispatcher:
 
     def answer(self, client: Downstream, request: Request) -> CompleteResponse | PendingResponse:
         """Return the complete response, or the object that will send it later."""
-        if self._heads.find_plain(request):
-            record = RequestRecord(self._recorder, request, client.address)
-            if not self.keyring.by_digest:
-                return self._answer_plain(client, request, record, None)
-        else:
-            record = self._record(request, client.address)
+        if not self._heads.find_plain(request):
+            return self._check_and_answer(client, request)
+        record = RequestRecord(self._recorder, request, client.address)
+        api_key = None
+        if self.keyring.by_digest:
+            try:
+                api_key = self._key_of(request, record)
+            except Refusal as refusal:
+                return _refused(record, refusal, request)
+        return self._answer_checked(client, request, record, api_key)
+
+    def _check_and_answer(self, client: Downstream, request: Request) -> CompleteResponse | PendingResponse:
+        """Answer a request whose head is not known to be plain: each header that concerns the proxy is looked at."""
+        record = self._record(request, client.address)
         try:
-            if not request.is_plain and (preflight := self._before_keys(request)) is not None:
+            if (preflight := self._before_keys(request)) is not None:
                 return _complete(record, preflight)
-            api_key = self._authenticate(request, client.address) if self.keyring.by_digest else None
-            if api_key is not None:
-                record.key = api_key.name
-            if request.body and not request.is_plain and (codings := encodings.codings(request)):
+            api_key = self._key_of(request, record)
+            if request.body and (codings := encodings.codings(request)):
                 unpacking = Unpacking(client, request, record, codings)
                 if unpacking.goes_on():
-                    plain = partial(self._answer_plain, client, request, record, api_key)
-                    return unpacking.then(plain, lambda refusal: _refused(record, refusal, request))
-            if not request.is_plain:
-                self._heads.judge(request)
+                    answer = partial(self._answer_checked, client, request, record, api_key)
+                    return unpacking.then(answer, lambda refusal: _refused(record, refusal, request))
+            self._heads.judge(request)
         except Refusal as refusal:
             return _refused(record, refusal, request)
-        return self._answer_plain(client, request, record, api_key)
+        return self._answer_checked(client, request, record, api_key)
 
-    def _answer_plain(
+    def _key_of(self, request: Request, record: RequestRecord) -> ApiKey | None:
+        """Return the API key of the request, by which it is recorded; None where none is needed; raise Refusal."""
+        api_key = self._authenticate(request, record.address) if self.keyring.by_digest else None
+        if api_key is not None:
+            record.key = api_key.name
+        return api_key
+
+    def _answer_checked(
         self, client: Downstream, request: Request, record: RequestRecord, api_key: ApiKey | None
     ) -> CompleteResponse | PendingResponse:
         try:
