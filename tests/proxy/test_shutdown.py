@@ -152,11 +152,14 @@ async def test_a_second_signal_loses_no_line_of_the_access_log(tmp_path: Path) -
         ) as proxy_env:
             await proxy_env.ask(post(chat(), b"X-Id: ended\r\n"))
             proxy_env.alpha.answer = answer_when_released
-            await (await proxy_env.connect()).send(post(chat(), b"X-Id: running\r\n"))
+            await (await proxy_env.connect()).send(post(chat(keep_alive=0), b"X-Id: running\r\n", path=b"/api/chat"))
             await proxy_env.alpha.calls.nth(1)
-            await (await proxy_env.connect()).send(post(chat("beta"), b"X-Id: waiting\r\n"))
+            waiting = post(chat("beta", keep_alive=0), b"X-Id: waiting\r\n", path=b"/api/chat")
+            await (await proxy_env.connect()).send(waiting)
             await proxy_env.lease(1)
             scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()  # all of the proxy's tasks have ended
             await trio.sleep_forever()
     lines = [json.loads(line) for path in logs.iterdir() for line in path.read_text().splitlines()]
     assert lines[0]["request_id"] == "ended"
