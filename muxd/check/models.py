@@ -265,21 +265,22 @@ def _too_large(model: Model, gpu: str, room: int, total: int, where: str) -> Rep
 
 def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
     """Yield lines if the model does not fit on the GPUs whose sizes are known, or asleep at level 1 not into RAM."""
-    if machine.gpus and not runs_on_cpu(model.args):
-        if missing := [gpu for gpu in model.gpus if gpu not in machine.gpus]:
-            there = ", ".join(machine.gpus)
-            text = f"GPU {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} not there"
-            text = f"{text}: there {'are' if len(machine.gpus) > 1 else 'is'} {there}"
-            if machine.has_said(model, "gpus"):
-                yield wrong(model.name, f"{text}; correct gpus", machine.where(model, "gpus"))
-            elif given := machine.environ_of(model).get(VARIABLE):
-                started = f"{VARIABLE}={given}, which muxd was started with"
-                yield wrong(model.name, f"{text}, and {started}, names it; correct it, or start muxd without it")
-            elif model.script is not None:
-                yield wrong(model.name, f"{text}, and its server was seen there", _place_of(model.script))
-            return
+    uses_gpus = not runs_on_cpu(model.args)
+    missing = [gpu for gpu in model.gpus if gpu not in machine.gpus] if machine.gpus and uses_gpus else []
+    if missing:
+        there = ", ".join(machine.gpus)
+        text = f"GPU {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} not there"
+        text = f"{text}: there {'are' if len(machine.gpus) > 1 else 'is'} {there}"
+        if machine.has_said(model, "gpus"):
+            yield wrong(model.name, f"{text}; correct gpus", machine.where(model, "gpus"))
+        elif given := machine.environ_of(model).get(VARIABLE):
+            started = f"{VARIABLE}={given}, which muxd was started with"
+            yield wrong(model.name, f"{text}, and {started}, names it; correct it, or start muxd without it")
+        elif model.script is not None:
+            yield wrong(model.name, f"{text}, and its server was seen there", _place_of(model.script))
+        return
+    if uses_gpus:
         yield from _too_few(model, machine.where(model, "gpus"))
-    if not runs_on_cpu(model.args):
         yield from _gpu_lines(machine, model, weights)
         rooms = {gpu: machine.room(machine.sized_gpus[gpu]) for gpu in model.gpus if gpu in machine.sized_gpus}
         yield from _crowded_lines(model, rooms, machine.where(model, "gpus"))

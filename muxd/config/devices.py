@@ -54,6 +54,9 @@ class Devices:
 
     def __init__(self, environ: Mapping[str, str], *, ask: bool = True) -> None:
         self.said = environ.get(VARIABLE)  # the value that muxd was started with
+        self.declared: tuple[
+            str, ...
+        ] = ()  # those that `[gpus]` gives by number: where nobody tells of any, these hold
         self._ask = ask
         self._installed: list[GpuIdentity] | CannotAsk | None = None  # None: not asked yet
 
@@ -111,7 +114,7 @@ class Devices:
 
     def every(self) -> tuple[str, ...]:
         """Return the ids of all GPUs that muxd was given; ("0",) where nobody tells of any."""
-        return self.given() or self.there() or ("0",)
+        return self.given() or self.there() or self.declared or ("0",)
 
     def given(self) -> tuple[str, ...]:
         """Return the ids of the GPUs that CUDA_VISIBLE_DEVICES gives muxd; none where it says nothing that is known."""
@@ -137,12 +140,12 @@ class Devices:
     def any_of(self, count: int, pretend: int) -> tuple[str, ...]:
         """Return the ids of the GPUs of which any will do: all that muxd was given, of `pretend` ones if any.
 
-        Where nobody tells which there are, these are the first `count` ones.
+        Where nobody tells which there are, these are the declared ones, or the first `count`.
         """
         with suppress(ValueError):
             if self.said is not None and (given := self.ids(self._muxd_gpus(), simulated=pretend > 0)):
                 return given
-        return tuple(map(str, range(pretend))) or self.there() or tuple(map(str, range(count)))
+        return tuple(map(str, range(pretend))) or self.there() or self.declared or tuple(map(str, range(count)))
 
     def default(self, needs: Parallel, replicas: int = 1) -> tuple[str, ...]:
         """Return the GPUs of a model without `gpus`: as many as it needs of those that muxd was given, from the first.

@@ -3,6 +3,7 @@
 `sources` finds and merges the files; `schema` declares each key; `rules` checks what must hold between keys.
 """
 
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,6 +201,7 @@ class _FileReading:
         self._engine = str(defaults.get("engine", self._engine))
         daemon = self._daemon(raw.get("muxd", {}))
         self._pretend_gpus = daemon.simulated_gpus
+        self._devices.declared = _declared_gpus(raw)
         models = self._models(raw.get("models", {}), defaults)
         return Config(
             daemon=daemon,
@@ -310,6 +312,15 @@ class _FileReading:
                 except ValueError as error:
                     self._problems.add((*path, key), str(error))
         return given
+
+
+def _declared_gpus(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the ids of the GPUs that `[gpus]` names by number."""
+    table = raw.get("gpus")
+    sizes = table.get("memory") if isinstance(table, dict) else None
+    return (
+        tuple(str(int(name)) for name in sizes if re.fullmatch("[0-9]{1,3}", name)) if isinstance(sizes, dict) else ()
+    )
 
 
 def _with_remedy(error: ValueError) -> str:

@@ -91,7 +91,7 @@ def _encoded(known: Mapping[str, ObservedServer]) -> bytes:
 def completed(config: Config, seen: Mapping[str, ObservedServer]) -> Config:
     """Complete models of scripts: for clients the table holds; for port, GPUs and sleep level the process does."""
     taken = {name: model.name for model in config.models for name in (model.name, *_said_names(model))}
-    named = {*config.gpus.memory, *(gpu for model in config.models for gpu in _known_gpus(model, seen))}
+    named = {gpu for model in config.models for gpu in _known_gpus(model, seen)}
     has_keys = bool(config.keys)
     models = tuple(_completed(model, model.script, seen, taken, named, has_keys=has_keys) for model in config.models)
     shared = tuple(in_order({gpu for m in models if m.script is not None and m.script.joint for gpu in m.gpus}))

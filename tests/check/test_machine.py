@@ -130,6 +130,15 @@ def test_more_gpus_than_there_are_any_of_is_wrong(report, interpreter, monkeypat
     assert of(report(head + table.replace("auto:3", "auto:2"), gpus=(80, 80))[1], "a")[0][0] == "ok"
 
 
+def test_more_gpus_than_the_configuration_gives_is_wrong_where_none_can_be_seen(report, interpreter, monkeypatch):
+    interpreter()
+    monkeypatch.setattr("muxd.config.devices.Devices.there", lambda _: ())
+    text = "[gpus]\nmemory = { 0 = '80GiB', 1 = '80GiB' }\n"
+    text += "[models.a]\ngpus = 'auto:3'\nmodel_path = 'o/a'\npython = './python'\n"
+    told = "muxd.toml:6: it needs 3 GPUs, and there are 0, 1; correct gpus"
+    assert of(report(text, gpus=())[1], "a")[0] == ("WRONG", "a", told)
+
+
 @pytest.mark.parametrize("engine", ["sglang", "simulator"])
 def test_a_model_beyond_the_budget_of_its_gpu_is_wrong(report, interpreter, engine):
     interpreter()

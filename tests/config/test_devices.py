@@ -118,6 +118,15 @@ def test_where_nobody_tells_of_gpus_any_are_the_first(load, monkeypatch):
     assert load(f'{REAL}gpus = "auto:3"').models[0].gpus == ("0", "1", "2")
 
 
+@pytest.mark.parametrize("wanted", ['gpus = "auto"', 'script = "a.sh"'])
+def test_where_nobody_tells_of_gpus_those_hold_that_the_configuration_gives(load, monkeypatch, tmp_path, wanted):
+    monkeypatch.setattr("muxd.config.devices.Devices.there", lambda _: ())
+    (tmp_path / "a.sh").write_text("./serve\n")
+    text = f'[gpus]\nmemory = {{ 0 = "80GiB", 03 = "80GiB" }}\n[models.a]\n{wanted}\n'
+    text += "" if "script" in wanted else "model_path = 'o/a'\n"
+    assert load(text).models[0].gpus == ("0", "3")
+
+
 def test_of_pretend_gpus_there_are_as_many_as_muxd_is_told(load):
     (model,) = load(f'[muxd]\nsimulated_gpus = 4\n[defaults]\ngpus = "auto:2"\n{PRETEND}').models
     assert (model.gpus, model.any_gpus) == (("0", "1", "2", "3"), 2)

@@ -7,7 +7,7 @@ import pytest
 
 from muxd.config import Config, Daemon, Model
 from muxd.config.model_schema import DeclaredServer, Script
-from muxd.config.schema import GiB, GpuBudgets, Key
+from muxd.config.schema import Key
 from muxd.engines.observed_server import ObservedServer
 from muxd.launchers.observed_scripts import MOST, ObservedScripts, completed, seen_before
 
@@ -29,13 +29,6 @@ def test_before_anybody_has_seen_it_it_is_what_was_said_and_claims_every_gpu():
     (found,) = completed(Config(Daemon(Path("s"), Path("t"), Path("u")), models=(model,)), {}).models
     assert (found.served_names, found.port, found.gpus, found.sleep_level) == (("x",), 31000, ("0", "1", "2"), 3)
     assert not found.script.is_seen
-
-
-def test_where_no_gpu_can_be_seen_those_of_the_configuration_count():
-    model = Model("legacy", script=Script(("bash", "a.sh"), digest="digest", said=DeclaredServer(every=("0",))))
-    gpus = GpuBudgets(memory={"0": GiB, "1": GiB})
-    (found,) = completed(Config(Daemon(Path("s"), Path("t"), Path("u")), models=(model,), gpus=gpus), {}).models
-    assert found.gpus == ("0", "1")
 
 
 def test_what_was_not_said_is_what_was_seen():
