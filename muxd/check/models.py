@@ -68,6 +68,20 @@ def _too_few(model: Model, where: str) -> Iterator[ReportLine]:
         yield wrong(model.name, f"it needs {model.any_gpus} GPUs, and {there}; correct gpus", where)
 
 
+def named_otherwise(config: Config, problems: Problems) -> Iterator[ReportLine]:
+    """Yield a line for each model that names a card by its index which another names by its UUID, or the reverse."""
+    first: dict[str, tuple[str, str]] = {}
+    for model in (model for model in config.models if model.script is None):
+        own = ("models", model.name, "gpus")
+        path = own if problems.said(own) else ("defaults", "gpus")
+        names = problems.value(path)
+        for name, gpu in zip(map(str, names if isinstance(names, list) else ()), model.gpus, strict=False):
+            other, its = first.setdefault(gpu, (model.name, name))
+            if name.isdigit() != its.isdigit():
+                text = f"{name} is the card that {other} names {its}; give it one name in both"
+                yield wrong(model.name, text, problems.where(path))
+
+
 # Its arguments
 
 

@@ -16,7 +16,7 @@ from muxd.host.bounded import NoAnswer, within
 from muxd.host.hardware import ReadGpus, read_gpus
 
 from .machine import HostCheck, HostReadings, core_lines, folder_lines, interpreter_lines, port_lines
-from .models import model_lines, never_fits, pinned_lines, ram_lines
+from .models import model_lines, named_otherwise, never_fits, pinned_lines, ram_lines
 from .report import OK, WARN, WRONG, ReportLine, ok, table, warn, wrong
 from .routers import router_lines
 from .scripts import script_lines
@@ -71,6 +71,7 @@ def check(
         ]
     with suppress(NoAnswer):
         lines += [wrong("files", told) for told in within(lambda: writable_by_others(config))]
+    lines += named_otherwise(config, problems)
     lines += [warn("GPUs", remark) for remark in config.remarks]
     lines += [warn("import", remark) for remark in config.import_remarks]
     for model, script in ((model, model.script) for model in config.models if model.script is not None):

@@ -54,6 +54,10 @@ class Problems:
         found.sort(key=lambda problem: problem[:2])
         return [(path, self._shown(place, line, path, text)) for place, line, path, text in found]
 
+    def value(self, path: KeyPath) -> Any:
+        """Return what a key is set to, as it is written; None where no source has the key."""
+        return next((source.value(path) for source in reversed(self._sources) if source.has(path)), None)
+
     def where(self, path: KeyPath) -> str:
         """Return FILE:LINE of a key, or of the nearest table around it; "" where no file has either."""
         place, line = self._place(path)

@@ -13,6 +13,8 @@ import tomllib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,10 @@ class Source:
     table: dict[str, Any]
     lines: dict[KeyPath, int]
     whole: bool = False  # whether this file is the entire configuration: no muxd.d is merged into it
+
+    def value(self, path: KeyPath) -> Any:
+        """Return what is at `path`, which the file has."""
+        return reduce(getitem, path, self.table)
 
     def has(self, path: KeyPath) -> bool:
         """Say whether the file has a table or key at `path`."""

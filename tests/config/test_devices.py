@@ -69,6 +69,16 @@ def test_models_that_name_one_card_by_index_and_uuid_share_it(load):
     assert first.gpus == second.gpus == ("1",)
 
 
+def test_check_tells_of_models_that_name_one_card_by_index_and_uuid(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(muxd.gpus, "installed_gpus", lambda: GPUS)
+    file = tmp_path / "muxd.toml"
+    file.write_text(f'{REAL}gpus = [1]\n[models.b]\nengine = "simulator"\ngpus = [0, "GPU-89"]\n')
+    assert check(file, {"HOME": str(tmp_path)}, host=False) == 2
+    assert "muxd.toml:7: GPU-89 is the card that a names 1; give it one name in both" in capsys.readouterr().out
+    file.write_text(f'{REAL}gpus = ["GPU-893"]\n[models.b]\nengine = "simulator"\ngpus = [0, "GPU-89"]\n')
+    assert check(file, {"HOME": str(tmp_path)}, host=False) == 0
+
+
 def test_one_card_by_two_names_in_one_model_is_told_at_its_line(load, tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(f'{REAL}gpus = [1, "GPU-89"]')
