@@ -15,7 +15,7 @@ class QueuedRequest(Protocol):
     since: float  # when the request began to wait, on the monotonic clock
     priority: int
     is_batch: bool  # nobody waits for the answer
-    replayed: bool  # the request has lost a worker before
+    losses: int  # how often the request has lost a worker
 
     @property
     def key_name(self) -> str: ...

@@ -22,8 +22,8 @@ them has ended, or was cut, the proxy releases the lease, which tells muxd that 
 Requests that arrived meanwhile wait, and the next lease is asked for on their behalf.
 
 A request that loses its worker before the response began makes the grant *suspected*: no request is admitted until muxd
-revokes the lease, or `_SUSPICION` has passed without a revocation.  Requests without a byte of their response wait
-again, and are sent to the next worker.
+revokes the lease, or a pause has passed without a revocation (`_suspicion`).  Requests without a byte of their response
+wait again, and are sent to the next worker.
 
 A granted lease outlives a muxd that dies: the worker goes on too, and what was revoked is not revoked any more.  Once a
 muxd answers again, the lease is re-claimed there with the worker's URL: a muxd that has taken the worker over grants
@@ -79,6 +79,7 @@ _IDLE_GRACE = 0.02  # clients pause between two
 _RETRY = 0.25  # seconds between two attempts to reach muxd
 _RESTART = 5.0  # seconds for which waiting requests wait on after muxd's end: for its successor, which takes less
 _SUSPICION = 0.25  # seconds before a suspected grant is used again, unless muxd revokes the lease
+_MOST_SUSPICION = 1.0  # the same where it is lost again and again, as with a router that has no worker
 _CUT_GRACE = 0.2  # seconds to read what a dead worker had sent already
 _NO_ETA = 10.0  # seconds: the Retry-After where muxd told no time
 
@@ -280,7 +281,7 @@ class ModelLease:
         """Queue a request whose worker was lost before the response began, and suspect `grant`."""
         if grant is self.grant:  # before the release, which would admit a waiting request to the lost worker
             self._move(LeaseState.SUSPECTED, grant)
-            self._suspicion_over.set(_SUSPICION)
+            self._suspicion_over.set(_suspicion(ticket.losses))
         self.release(ticket, grant)
         self._wait(ticket)
         self._admit_soon()
@@ -297,7 +298,7 @@ class ModelLease:
     def refuse_waiting(self, refusal: Refusal, *, but_replayed: bool = False) -> None:
         """Refuse the waiting requests; with `but_replayed` those stay that have lost a worker."""
         for ticket in list(self._waiting):
-            if not (but_replayed and ticket.replayed):
+            if not (but_replayed and ticket.losses):
                 ticket.refuse(refusal)
 
     def keep(self, seconds: float) -> None:
@@ -589,3 +590,11 @@ class ModelLease:
             if unloads and not any(self._demand_figures()[:2]):
                 await self._ask_to_unload(session)
             await trio.sleep(_REPORT_GAP)
+
+
+def _suspicion(losses: int) -> float:
+    """Return the seconds for which a grant is suspected after a request has lost its worker for the `losses`th time.
+
+    The second pause is no longer than the first: of a group's two workers a router may name the dead one twice.
+    """
+    return min(_MOST_SUSPICION, _SUSPICION * 2.0 ** max(0, min(losses, 10) - 2))

@@ -96,7 +96,7 @@ class ProxiedRequest:
     deadline = inf  # when the client's connection is to call on_deadline; monotonic
     priority = 0
     is_batch = False  # nobody waits for the answer
-    replayed = False
+    losses = 0  # how often a worker was lost with the request
     takes_whole = True  # a response that comes at once needs nothing but to be passed on
     unloads = False  # the client lets go of the model once the response is complete
     fatal_error = b""  # of the worker's engine, in an answer that counts as none; empty: it has none
@@ -503,12 +503,12 @@ class ProxiedRequest:
         grant, self._grant = self._grant, None
         self.state = _QUEUED
         now = monotonic()
-        if died or not self.replayed:
+        if died or not self.losses:
             self._give_up_at = now + self._lease.terms.switch_timeout
         self._status, self._stream, self._held = 0, None, None
         self._reframer = ChunkDecoder() if self._legacy else None
         self._loss = refusal
-        self.replayed = True
+        self.losses += 1
         self.since = now
         self.deadline = min(self._give_up_at, now + self._comment_interval)
         self._died_last = self._died_last or died

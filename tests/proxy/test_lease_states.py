@@ -28,7 +28,7 @@ class Ticket:
     is_batch = False
     key_name = ""
     since = 0.0
-    replayed = False
+    losses = 0
     record = None
 
     def __init__(self, play: "Play", name: str, *, fails: bool = False) -> None:

@@ -96,7 +96,7 @@ async def test_what_others_use_is_not_let_go_and_not_once_they_have_their_answer
 class Request:
     """One that is answered as soon as it is told to."""
 
-    since, priority, replayed = 0.0, 0, False
+    since, priority, losses = 0.0, 0, 0
 
     def forward(self, grant: Grant) -> None:
         self.grant = grant

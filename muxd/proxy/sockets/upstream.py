@@ -16,7 +16,7 @@ from httptools import HttpParserError, HttpResponseParser
 from .connection import Connection
 from .known_answers import KnownAnswer
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
-from .router_errors import NO_WORKER, REFUSED_WITHIN, router_error
+from .router_errors import NOBODY_HAD_IT, REFUSED_WITHIN, router_error
 from .stream_formats import StreamFormat
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ class Upstream(Connection):
         lowered = self.head.lower()
         status = self._parser.get_status_code()
         if status >= 500 and (code := router_error(lowered)):
-            nobody_had_it = code == NO_WORKER or monotonic() - self._asked_at < REFUSED_WITHIN
+            nobody_had_it = code in NOBODY_HAD_IT or monotonic() - self._asked_at < REFUSED_WITHIN
             self._fail(UpstreamLoss.UNREACHABLE if nobody_had_it else UpstreamLoss.DIED, f"its router says {code}")
             return False
         self._chunked = lowered.find(_CHUNKED) >= 0  # faster than `in` (see stream_formats)
