@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from muxd.core.events import Verb
+from muxd.core.worker import PORT_RETRY
 from muxd.errors import HandoverRefused
 from muxd.protocol import LeaseClaim, LeaseGranted, LeaseOver
 from muxd.supervisor import adoption, learned
@@ -219,6 +220,7 @@ async def test_one_whose_port_was_taken_comes_under_the_next_muxd_once_it_is_fre
     of_a = {"port": other.getsockname()[1], "cool_down": 3600.0}
     async with killed_after(tmp_path, be_refused, **of_a) as host, next_muxd(host) as muxd:
         await muxd.until("a", "failed")
+        assert (await muxd.wants("a").told("failed")).retry_after_s <= PORT_RETRY
         other.close()
         await muxd.until("a", "ready")
 

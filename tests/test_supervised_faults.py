@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from muxd.children import Dropped, ExitRecord
 from muxd.config import Memory
 from muxd.core.events import Verb
+from muxd.core.worker import PORT_RETRY
 
 from .fakes import GiB, a_model
 from .one_supervisor import OneSupervisor, assert_never_two_awake, one_supervisor, two_models, type_of
@@ -84,6 +85,8 @@ async def test_while_its_port_is_taken_nothing_is_started_and_once_it_is_free_th
             refused = await muxd.wants("a").told("failed")
             assert refused.error.code == "port_taken"
             assert f"port {port} cannot be used" in refused.error.message
+            assert refused.error.message.endswith("tried again once its port is free")
+            assert refused.retry_after_s <= PORT_RETRY
             await trio.sleep(60)
             assert starts(await muxd.moves(), "a") == 1
             other.close()

@@ -442,6 +442,15 @@ class Group:
         waits = (WorkerState.BACKOFF, WorkerState.FAILED)
         return max(min(w.retry_at if w.state in waits else -inf for w in workers) for workers in self.roles)
 
+    def retry_wait(self, now: float) -> float:
+        """Return the seconds until the group can be expected to be brought: to `retry_at`, or fewer for its port."""
+        return max(min(worker.retry_wait(now) for worker in workers) for workers in self.roles)
+
+    @property
+    def awaits_port(self) -> bool:
+        """Say whether a worker, without which nobody fills its role, comes once its port is free."""
+        return any(worker.awaits_port for worker in self.lost_role)
+
     def retry_now(self, now: float) -> None:
         """End the restart delays."""
         for worker in self.members:

@@ -186,7 +186,8 @@ def _next_at_rest(host: HostState, switching: Switching, group: Group, now: floa
     if group.state is WorkerState.STANDBY:
         verb = "starts from its gate" if group.serving[0].is_at_gate else "is on its way to its gate, and starts"
     if group.lost_role and now < group.retry_at:
-        return f"is tried again by a request in {group.retry_at - now:.0f}s or later"
+        by_request = f"by a request in {group.retry_at - now:.0f}s or later"
+        return f"is tried again {'once its port is free' if group.awaits_port else by_request}"
     is_lent = bool(host.lent) and (group.may_be_on <= host.lent or (group.is_placed and bool(group.gpus & host.lent)))
     return f"{verb} at its next request" + (" once its GPU is given back: it is lent" if is_lent else "")
 

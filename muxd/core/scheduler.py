@@ -82,7 +82,7 @@ from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role, Troubles
 from .standby import Standbys
 from .states import AT_REST, DOWN, UP, WorkerState
 from .switching import OperatorSwitch, Switching
-from .worker import PendingFailure, Worker
+from .worker import PORT_TAKEN, PendingFailure, Worker
 
 #: States of a worker that has processes and of which nobody has asked to end them.
 LIVING = UP | {WorkerState.DRAINING, WorkerState.FALLING_ASLEEP}
@@ -478,6 +478,7 @@ class Scheduler:
             yield from self._move_lost(worker, WorkerState.UNLOADED, why, "worker_exited", reason)
             return
         worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
+        worker.awaits_port = failure is Failure.REFUSED and code == PORT_TAKEN
         if was is WorkerState.STANDBY:
             yield from self.host.move(worker, WorkerState.UNLOADED, f"its process at the gate: {reason}")
             worker.standby_failed(failure)
@@ -543,12 +544,13 @@ class Scheduler:
         if crowded := self._placement.crowded_out(group):
             return "gpu_memory_taken", f"model {group.name} {crowded}", CROWDED_RETRY
         if group.lost_role and self.host.now < group.retry_at:
-            wait = group.retry_at - self.host.now
+            wait = group.retry_wait(self.host.now)
+            again = "once its port is free" if group.awaits_port else f"in {wait:.0f} s"
             failed = max(group.lost_role, key=lambda worker: worker.ended_at)
             what = f"model {group.name} failed: {failed.reason}"
             return (
                 failed.ended_code or "model_failed",
-                f"{what}; see `muxctl logs {failed.name}`; tried again in {wait:.0f} s",
+                f"{what}; see `muxctl logs {failed.name}`; tried again {again}",
                 wait,
             )
         return None

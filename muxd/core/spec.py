@@ -141,6 +141,7 @@ class Troubles:
     ended: str = ""
     ended_code: str = ""
     ended_at: float = 0.0
+    awaits_port: bool = False
 
 
 @dataclass(frozen=True, slots=True)

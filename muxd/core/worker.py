@@ -117,6 +117,7 @@ class Worker:
     ended: str = ""  # how its process last came to its end
     ended_code: str = ""  # of the cause, where it is known
     ended_at: float = 0.0
+    awaits_port: bool = False  # its last start was refused as somebody had its port; it comes once that is free
     story: deque[str] = field(default_factory=lambda: deque(maxlen=12))
     gpus: frozenset[GpuId] = frozenset()  # on which it runs, or would run if it were started now
     is_at_gate: bool = False  # its process has come to its engine's gate, or has started from there
@@ -171,13 +172,14 @@ class Worker:
             ended=self.ended,
             ended_code=self.ended_code,
             ended_at=self.ended_at,
+            awaits_port=self.awaits_port,
         )
 
     def recall_troubles(self, troubles: Troubles, now: float) -> None:
         """Go on with what went wrong under an earlier muxd; one that waited for another start waits on."""
         for name in ("in_a_row", "restarts", "trial", "ready_since", "bad_levels", "level_trouble", "wrong_wakes"):
             setattr(self, name, getattr(troubles, name))
-        for name in ("woke_wrong_count", "distrusted", "ended", "ended_code", "ended_at"):
+        for name in ("woke_wrong_count", "distrusted", "ended", "ended_code", "ended_at", "awaits_port"):
             setattr(self, name, getattr(troubles, name))
         self.failures = deque(troubles.failures)
         if troubles.waits:
@@ -237,6 +239,13 @@ class Worker:
         if self.state in (WorkerState.BACKOFF, WorkerState.FAILED):
             return now >= self.retry_at
         return self.state in (WorkerState.UNLOADED, WorkerState.ASLEEP, WorkerState.STANDBY)
+
+    def retry_wait(self, now: float) -> float:
+        """Return the seconds until its next start may be, as far as restart delays go; -inf where there are none."""
+        if self.state not in (WorkerState.BACKOFF, WorkerState.FAILED):
+            return -inf
+        wait = self.retry_at - now
+        return min(wait, PORT_RETRY) if self.awaits_port else wait
 
     def move(self, to: WorkerState, now: float, reason: str = "") -> None:
         if to not in MOVES[self.state]:
@@ -475,6 +484,13 @@ _COMPLETES = {
     WorkerState.STOPPING: {WorkerState.UNLOADED},
     WorkerState.DRAINING: {WorkerState.FALLING_ASLEEP, WorkerState.STOPPING},
 }
+
+
+#: The code of a start that was refused as somebody had the worker's port: PortFreed follows.
+PORT_TAKEN = "port_taken"
+
+#: Seconds after which it is worth another try for a worker that waits for its port: that is seen four times a second.
+PORT_RETRY = 5.0
 
 
 def backoff(name: str, in_a_row: int) -> float:

@@ -38,7 +38,6 @@ from muxd.members import default_group, spec_of
 from muxd.metrics import SupervisorMetrics
 from muxd.metrics.engines import awake
 from muxd.metrics.facts import Facts, WorkerFacts
-from muxd.ports import PortTaken
 from muxd.successor import Successor
 from muxd.ticks import next_tick
 from muxd.workers import LeftWorkers, WorkerContext
@@ -184,7 +183,7 @@ class Supervisor:
             tell(Started(trio.current_time(), stopped, known, troubles, adopted, held, scaled, loans))
             nursery.start_soon(self._context.loans.watch, name="borrowers")
             for name, trouble in troubles.items():
-                if (trouble.waits, trouble.ended_code) == (WorkerState.FAILED, PortTaken.code):
+                if trouble.waits == "failed" and trouble.awaits_port:
                     nursery.start_soon(self._context.runners[name].watch_port, name=f"port of {name}")
             for_proxies = hold_for_proxies(self._context, adopted)
             nursery.start_soon(let_go, self._context, for_proxies, name="grace for proxies")

@@ -208,8 +208,7 @@ class WorkerProcess:
             if port or self._model.script is None:  # a script's port that nobody says is found once its server listens
                 port = held.enter_context(closing(Reservation(port))).port
         except PortTaken as error:
-            reason = f"{error.message}; it is tried again once the port is free"
-            raise _CannotStart(Failure.REFUSED, reason, error.code) from None
+            raise _CannotStart(Failure.REFUSED, error.message, error.code) from None
         except OSError as error:
             raise _CannotStart(Failure.EXITED, f"no port can be reserved: {in_words(error)}") from None
         gate_port = 0

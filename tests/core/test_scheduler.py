@@ -46,7 +46,7 @@ from muxd.core.events import (
 )
 from muxd.core.progress import next_step
 from muxd.core.states import WorkerState
-from muxd.core.worker import BAD_LEVELS
+from muxd.core.worker import BAD_LEVELS, PORT_RETRY
 
 from .playbook import Playbook, single
 
@@ -288,6 +288,38 @@ def test_a_failed_worker_is_tried_once_more_on_a_request_after_its_cool_down():
 
 def test_a_worker_whose_port_was_taken_comes_by_itself_once_that_is_free():
     assert failed_a() >> PortFreed(20, "a") << StartWorker("a") >> PortFreed(21, "a")
+
+
+def awaiting_its_port():
+    """Play a model that was told to come with a cool_down of an hour, and whose port somebody had."""
+    book = Playbook(single("a", cool_down=3600.0), "b") >> LeaseAsked(0, 1, "a") << StartWorker("a")
+    return book >> WorkerExited(5, "a", Failure.REFUSED, "cannot start: port 31001 is in use", "port_taken")
+
+
+def test_while_its_port_is_taken_clients_are_told_to_come_back_in_seconds_and_not_after_its_cool_down():
+    message = (
+        "model a failed: cannot start: port 31001 is in use; see `muxctl logs a`; tried again once its port is free"
+    )
+    assert (
+        awaiting_its_port()
+        << FailLease(1, "port_taken", message, PORT_RETRY)
+        >> LeaseAsked(3604, 2, "a")
+        << FailLease(2, "port_taken", message, 1.0)
+        >> PortFreed(3604.5, "a")
+        << StartWorker("a")
+    )  # fmt: skip
+
+
+def test_a_start_that_fails_of_something_else_than_its_port_waits_for_its_cool_down():
+    book = awaiting_its_port()
+    book.pending.clear()
+    failed = "model a failed: unknown flag; see `muxctl logs a`; tried again in 3600 s"
+    assert (
+        book
+        >> PortFreed(20, "a") << StartWorker("a")
+        >> LeaseAsked(21, 2, "a")
+        >> WorkerExited(25, "a", Failure.REFUSED, "unknown flag") << FailLease(2, "model_failed", failed, 3600.0)
+    )  # fmt: skip
 
 
 def test_where_another_one_has_its_place_by_then_it_waits_for_a_request():
