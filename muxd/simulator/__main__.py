@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     gc.disable()  # while modules come
     import trio
 
-    from .launcher import serve
+    from .first_process import serve
 
     gc.freeze()
     gc.enable()

@@ -1,4 +1,4 @@
-"""The launcher: waits for the load, binds the port, warms up, serves, and ends as SGLang ends."""
+"""A server's first process, as SGLang's: waits for the load, binds the port, warms up, serves, ends as SGLang does."""
 
 import errno
 import os
