@@ -23,7 +23,7 @@ demo: $(RUNS)
 
 # Every behaviour in one case at least; MUXD_TEST_SEEDS=all, as in CI, is every case: see tests/seeds.py.
 test: $(READY)
-	$(BIN)/python -m pytest -n 5 --dist worksteal $(if $(filter all,$(MUXD_TEST_SEEDS)),,-m 'not thorough')
+	$(BIN)/python -m pytest --dist worksteal $(if $(filter all,$(MUXD_TEST_SEEDS)),-n 5,-n 8 -m 'not thorough')
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -1,9 +1,13 @@
 """Free ports that stay free for the one who asked."""
 
+import atexit
+from contextlib import ExitStack
+
 from muxd.ports import Reservation
 
 #: Kept to the end of the test run: a port whose socket is closed may be the next one that the kernel gives to anybody.
-_held: list[Reservation] = []
+_held = ExitStack()
+atexit.register(_held.close)
 
 
 def free_port() -> int:
@@ -11,5 +15,6 @@ def free_port() -> int:
 
     Nobody else gets it: it is bound here, and nobody listens.
     """
-    _held.append(Reservation(0))
-    return _held[-1].port
+    reservation = Reservation(0)
+    _held.callback(reservation.close)
+    return reservation.port
