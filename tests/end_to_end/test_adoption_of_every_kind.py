@@ -31,6 +31,16 @@ def pids(muxd: Muxd) -> dict[str, int | None]:
     return found
 
 
+def until_both_are_ready(muxd: Muxd) -> None:
+    """The state file says so, too: who is not at rest by that is ended by the next muxd."""
+
+    def are_ready() -> bool:
+        are_recorded = all(record.is_at_rest for record in muxd.saved().workers.values())
+        return are_recorded and all(worker["state"] == "ready" for worker in muxd.status("pair")["workers"])
+
+    eventually(are_ready, "both replicas are ready, and on record")
+
+
 def killed_and_started(muxd: Muxd) -> None:
     muxd.kill()
     began = time.monotonic()
@@ -42,7 +52,7 @@ def killed_and_started(muxd: Muxd) -> None:
 def test_replicas_and_their_router_serve_on_beside_a_sleeper(start: Callable[..., Muxd], kind: Any) -> None:
     muxd = start(kind.MODELS.replace("token_rate = 500", "token_rate = 25, batch_slots = 32"))
     texts = {name: muxd.ask(name) for name in ("solo", "pair")}
-    eventually(lambda: all(w["state"] == "ready" for w in muxd.status("pair")["workers"]), "both replicas are ready")
+    until_both_are_ready(muxd)
     eventually(lambda: muxd.status("pair")["in_flight"] == 0, "at rest")
     before = pids(muxd)
     streams = Streams(muxd, "pair", STREAMS, 200)
@@ -63,7 +73,7 @@ def test_replicas_and_their_router_serve_on_beside_a_sleeper(start: Callable[...
 def test_a_replica_that_died_meanwhile_is_started_beside_the_others(start: Callable[..., Muxd]) -> None:
     muxd = start(test_replicas.MODELS)
     muxd.ask("pair")
-    eventually(lambda: all(w["state"] == "ready" for w in muxd.status("pair")["workers"]), "both replicas are ready")
+    until_both_are_ready(muxd)
     before = pids(muxd)
     muxd.kill()
     os.kill(before["pair/0"] or 0, signal.SIGKILL)
@@ -78,7 +88,7 @@ def test_a_replica_that_died_meanwhile_is_started_beside_the_others(start: Calla
 def test_without_its_router_a_group_gets_another_and_keeps_its_workers(start: Callable[..., Muxd]) -> None:
     muxd = start(test_replicas.MODELS)
     muxd.ask("pair")
-    eventually(lambda: all(w["state"] == "ready" for w in muxd.status("pair")["workers"]), "both replicas are ready")
+    until_both_are_ready(muxd)
     before = pids(muxd)
     muxd.kill()
     os.kill(before["pair/router"] or 0, signal.SIGKILL)
