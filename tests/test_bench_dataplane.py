@@ -188,7 +188,7 @@ def test_the_interpreter_is_told_with_what_it_was_built_with(monkeypatch):
 @pytest.mark.thorough
 @with_programs
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a proxy and its load need a core each")
-def test_one_row_of_one_round_is_printed_for_muxd_and_without_a_proxy():
+def test_one_row_of_one_round_is_printed_for_muxd_for_a_loop_that_passes_bytes_on_and_without_a_proxy():
     argv = [
         sys.executable,
         "-m",
@@ -199,10 +199,11 @@ def test_one_row_of_one_round_is_printed_for_muxd_and_without_a_proxy():
         "latency",
         "--targets",
         "muxd",
+        "relay",
         "direct",
     ]
     printed = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100).stdout
     assert "muxd runs in CPython" in printed
-    head, _, row = (line.split("|")[1:4] for line in printed.splitlines() if line.startswith("|"))
-    assert [cell.strip() for cell in head] == ["figure", "muxd", "direct"]
+    head, _, row = (line.split("|")[1:5] for line in printed.splitlines() if line.startswith("|"))
+    assert [cell.strip() for cell in head] == ["figure", "muxd", "relay", "direct"]
     assert all(float(cell) > 0 for cell in row[1:])

@@ -138,6 +138,15 @@ def direct(place: Place) -> Iterator[Running]:
 
 
 @contextmanager
+def relay(place: Place) -> Iterator[Running]:
+    """A loop in muxd's interpreter that passes bytes on unread: nobody's proxy, but the least that one of it costs."""
+    (port,) = free_ports(1)
+    argv = [sys.executable, "-m", "bench.dataplane.relay", port, place.upstream_port]
+    with _started("relay", place, port, argv, Proof(), {"PYTHONPATH": str(ROOT)}) as running:
+        yield running
+
+
+@contextmanager
 def muxd(place: Place, processes: int = 1, name: str = "muxd") -> Iterator[Running]:
     """All of it: the supervisor, which starts the model by a launch script, and its proxy."""
     (port,) = free_ports(1)
@@ -310,6 +319,7 @@ OPEN: dict[str, Callable[[Place], AbstractContextManager[Running]]] = {
     "router-2": router_2,
     "sglangmux": sglangmux,
     "litellm": litellm,
+    "relay": relay,
     "direct": direct,
 }
 
