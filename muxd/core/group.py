@@ -109,6 +109,7 @@ class Lease:
     in_flight: int = 0
     batch: int = 0  # so many of those in flight
     oldest_since: float = inf  # since when the oldest of those in flight is at the worker; inf: nobody knows
+    usual: float | None = None  # seconds that its answers took of late, in the mean; None: nobody knows
 
     @property
     def since(self) -> float:
@@ -562,8 +563,18 @@ class Group:
         usual = self.usual_answer
         return inf if usual is None else self.oldest_since + policy.LONG * usual
 
-    def note_usual(self, seconds: float) -> bool:
-        """Learn how many seconds answers take in the mean; return whether that is another figure than before."""
+    def note_usual(self) -> bool:
+        """Learn how many seconds answers take in the mean; return whether that is another figure than before.
+
+        Of several holders, the processes of the proxy, each counts by what it has in flight, as those are the answers
+        for which a drain waits.  One that has nothing there counts as if it had one, so that the figure does not jump
+        with each answer.
+        """
+        leases = (*self.granted.values(), *self.waiting.values())
+        told = [(max(1, lease.in_flight), lease.usual) for lease in leases if lease.usual is not None]
+        if not told:
+            return False
+        seconds = sum(weight * usual for weight, usual in told) / sum(weight for weight, _ in told)
         is_new = self.usual is None or not 0.9 < seconds / max(self.usual, 0.001) < 1.1
         self.usual = seconds if is_new else self.usual
         return is_new

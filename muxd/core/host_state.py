@@ -631,7 +631,8 @@ class HostState:
             if not abs(since - lease.oldest_since) < SAME_AGE:
                 group.note_ended(lease.oldest_since, self.now)
                 lease.oldest_since = since
-            if said.usual is not None and group.note_usual(said.usual):
+            lease.usual = lease.usual if said.usual is None else said.usual
+            if group.note_usual():
                 self.touch(group)
             self._note_leases(group)
             self._note_use(group)

@@ -155,9 +155,25 @@ def test_a_drain_waits_for_a_long_answer_as_long_as_such_ones_took_before():
     assert look(book, "a", 275).eta == pytest.approx(120 - 110.5 + 2 + 1, abs=0.6)
 
 
+def test_answers_usually_take_what_all_processes_of_the_proxy_say_each_by_what_it_has_in_flight():
+    """Whoever spoke last does not decide: 6 of 4 s and 2 of 12 s are under way, and a third process has none."""
+    book = play(both_measured(), SwitchAsked(35, 9, "a"), LeaseEnded(36, 2), WorkerAsleep(38, "b"))
+    play(book, WorkerReady(39, "a", "http://a"), LeaseAsked(40, 4, "a"), LeaseAsked(40, 5, "a"), LeaseAsked(40, 6, "a"))
+    play(book, DemandReported(41, 4, 6, usual=4.0))
+    assert book.group("a").usual == 4.0
+    play(book, DemandReported(42, 5, 2, usual=12.0), DemandReported(42, 6, 0))
+    assert book.group("a").usual == 6.0
+    play(book, DemandReported(43, 4, 6, usual=4.0))
+    assert book.group("a").usual == 6.0
+    play(book, DemandReported(44, 6, 0, usual=15.0))
+    assert book.group("a").usual == 7.0, "an idle one counts as if it had one in flight"
+    play(book, LeaseEnded(45, 6), DemandReported(46, 5, 2, usual=12.0))
+    assert book.group("a").usual == 6.0
+
+
 def test_an_answer_that_takes_longer_than_all_before_is_one_like_the_others():
     group = both_measured().group("b")
-    group.note_usual(4.0)
+    group.usual = 4.0
     group.note_ended(0.0, 30.0)
     group.oldest_since = 100.0
     assert group.long_left(105.0) is None, "it is not long yet"
