@@ -23,7 +23,8 @@ Requests that arrived meanwhile wait, and the next lease is asked for on their b
 
 A request that loses its worker before the response began makes the grant *suspected*: no request is admitted until muxd
 revokes the lease, or a pause has passed without a revocation (`_suspicion`).  Requests without a byte of their response
-wait again, and are sent to the next worker.
+wait again, and are sent to the next worker.  After the pause one of them is tried: the others follow once it was not
+refused, so that a router that still has no worker is not asked by all that wait, each time with their bodies.
 
 A granted lease outlives a muxd that dies: the worker goes on too, and what was revoked is not revoked any more.  Once a
 muxd answers again, the lease is re-claimed there with the worker's URL: a muxd that has taken the worker over grants
@@ -65,6 +66,7 @@ from .queue import Queue
 from .refusals import failed, progress_text, revoked, unreachable
 from .sockets.pool import Pool
 from .sockets.reactor import Alarm, Reactor
+from .sockets.router_errors import REFUSED_WITHIN
 from .states import LEASE_MOVES, LeaseState
 from .telemetry.activity import Activity
 from .telemetry.metrics import ModelMetrics, ProxyMetrics
@@ -195,6 +197,7 @@ class ModelLease:
         self._lost_at = -inf  # monotonic time at which a session with muxd was last lost
         self._idle = Alarm(leases.reactor, self._wake_reporter)
         self._suspicion_over = Alarm(leases.reactor, self._use_suspected)
+        self._tried: QueuedRequest | None = None  # was sent to the suspected grant, for the others to follow
 
     def _move(self, state: LeaseState, grant: Grant | None = None) -> None:
         """Go over to another state, with the grant that it has."""
@@ -203,6 +206,7 @@ class ModelLease:
         self._leases.asked += (state is LeaseState.ASKED) - (self.state is LeaseState.ASKED)
         self.state, self._held = state, grant
         self.grant = grant if state is LeaseState.GRANTED else None
+        self._tried = None
 
     # Called by the requests
 
@@ -271,25 +275,42 @@ class ModelLease:
     def _admit_waiting(self) -> None:
         """Admit waiting requests while there are places; one that fails at once gives its place to the next."""
         while (grant := self.grant) is not None and self._waiting and len(grant.in_flight) < self._limit:
-            ticket = self._waiting.pop(monotonic(), self._leases.batch_max_wait)
-            ticket.waited(monotonic() - ticket.since)
-            self._admit(ticket, grant)
-            self._changed.set()
+            self._admit(self._next_waiting(), grant)
         self._is_admitting = False
+
+    def _next_waiting(self) -> QueuedRequest:
+        """Take the next request out of the queue."""
+        ticket = self._waiting.pop(monotonic(), self._leases.batch_max_wait)
+        ticket.waited(monotonic() - ticket.since)
+        self._changed.set()
+        return ticket
 
     def retry(self, ticket: QueuedRequest, grant: Grant) -> None:
         """Queue a request whose worker was lost before the response began, and suspect `grant`."""
         if grant is self.grant:  # before the release, which would admit a waiting request to the lost worker
             self._move(LeaseState.SUSPECTED, grant)
+            self._tried = ticket
+        if self.state is LeaseState.SUSPECTED and ticket is self._tried:
+            self._tried = None
             self._suspicion_over.set(_suspicion(ticket.losses))
         self.release(ticket, grant)
         self._wait(ticket)
         self._admit_soon()
 
     def _use_suspected(self) -> None:
-        """Admit requests to a suspected grant again: muxd did not revoke it, so only one connection was lost."""
-        if self.state is LeaseState.SUSPECTED and self._held is not None:
-            self._use_grant(self._held)
+        """Admit requests to a suspected grant again: muxd did not revoke it, so only one connection was lost.
+
+        Of several that wait one goes first: where a refusal would have come by now, the others go, too.
+        """
+        grant = self._held
+        if self.state is not LeaseState.SUSPECTED or grant is None:
+            return
+        if self._tried is None and len(self._waiting) > 1 and len(grant.in_flight) < self._limit:
+            self._suspicion_over.set(REFUSED_WITHIN)
+            self._tried = self._next_waiting()
+            self._admit(self._tried, grant)
+        else:
+            self._use_grant(grant)
 
     def renew(self, terms: ModelLimits) -> None:
         """Apply new limits."""

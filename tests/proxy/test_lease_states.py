@@ -177,8 +177,29 @@ def test_one_that_fails_at_once_gives_its_place_to_the_next_in_the_same_turn(pla
 
 def test_a_worker_that_may_be_lost_gets_nothing_until_a_moment_is_over(play):
     play >> "request r1" >> granted() >> "turn" << "granted, ask muxd, forward r1"
-    play >> "loses r1" >> "request r2" >> "turn" << "suspected"
+    play >> "loses r1" >> "turn" << "suspected"
+    play >> "moment" >> "turn" << "granted, forward r1"
+
+
+def test_of_several_that_wait_for_a_worker_that_may_be_lost_one_goes_first_until_it_is_not_refused(play):
+    """A router without a worker is asked by one of them after each pause, not by all."""
+    play >> "request r1" >> granted() >> "turn" >> "loses r1" >> "request r2" << "suspected, ask muxd, forward r1"
+    play >> "moment" >> "turn" << "suspected, forward r1"
+    assert play.lease.figures() == (1, 1)
+    play >> "loses r1" >> "request r3" >> "turn" << "suspected"
+    play >> "moment" >> "turn" << "suspected, forward r2"
+    play >> "moment" >> "turn" << "granted, forward r1, forward r3"
+    play >> "loses r3" >> "loses r1" >> "moment" << "suspected, forward r3"
+    play >> "loses r2" << "suspected"  # another one's loss is no word on it
     play >> "moment" >> "turn" << "granted, forward r1, forward r2"
+
+
+async def test_one_that_was_tried_when_the_grant_was_revoked_says_nothing_of_the_next(play):
+    play >> "request r1" >> granted() >> "turn" >> "loses r1" >> "request r2" << "suspected, ask muxd, forward r1"
+    play >> "moment" >> revoked(RevocationReason.WORKER_EXITED) << "draining, forward r1, drain"
+    play >> "loses r1" << "draining"
+    play >> LeaseRestored(1) >> "turn" << "granted, forward r2, forward r1"
+    play >> "loses r2" >> "request r3" >> "moment" << "suspected, forward r2"
 
 
 async def test_a_suspected_grant_may_be_revoked(play):
