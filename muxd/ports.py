@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,9 +82,16 @@ def is_free(port: int) -> bool:
 
 def free_port() -> int:
     """Return a port of loopback that nobody has; who is told it fails to start if somebody takes it before."""
-    with socket.socket() as found:
-        found.bind((HOST, 0))
-        return int(found.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many of them, no port twice."""
+    with ExitStack() as bound:
+        sockets = [bound.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def listen_at(host: str, port: int, name: str = CLIENTS) -> socket.socket:

@@ -150,6 +150,20 @@ class HostCheck:
         except NoAnswer:
             return False
 
+    @cached_property
+    def not_served(self) -> dict[str, str]:
+        """Return what keeps servers that run elsewhere from serving now, by model; "" for nothing.
+
+        All of an engine are asked at once, those whose router can be started: it is for who has looked at the routers.
+        """
+        found: dict[str, str] = {}
+        for kind in ENGINES.values():
+            models = [(model, self.environ_of(model)) for model in self.models if model.engine == kind.name]
+            models = [(model, environ) for model, environ in models if model.name in self.with_router]
+            if kind.why_not_served is not None and models:
+                found |= kind.why_not_served(models, self.config.daemon)
+        return found
+
     def is_left_over(self, pid: int) -> bool:
         """Say whether an earlier muxd with this state_dir has started the process, and the next one looks after it."""
         with suppress(OSError, NoAnswer):

@@ -34,9 +34,8 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
         found = [*never_fits(model, machine.config, machine.problems), *_level_lines(machine, model)]
         yield from found or [ok(model.name, f"simulated on {_gpus(model)}")]
         return
-    if (why_not_served := kind_of(model).why_not_served) is not None:
-        has_router = model.name in machine.with_router
-        why = why_not_served(model, machine.config.daemon, machine.environ_of(model)) if has_router else ""
+    if kind_of(model).why_not_served is not None:
+        why = machine.not_served.get(model.name)
         yield warn(model.name, why) if why else ok(model.name, "its servers run elsewhere, behind a router")
         return
     if model.script is not None:

@@ -97,8 +97,9 @@ class EngineKind:
     caches: Mapping[str, str] = field(default_factory=dict)
     own_args: Callable[[Model], Sequence[str]] = lambda model: model.args  # returns the flags that the user's keys say
     installation: InstallationChecks | None = None  # None: it is always there
-    # Returns what keeps servers that run elsewhere from serving now, "" for nothing; None: its servers run here.
-    why_not_served: Callable[[Model, Daemon, Mapping[str, str]], str] | None = None
+    # Returns what keeps servers that run elsewhere from serving now, "" for nothing, by model; each model with its
+    # environment.  None: its servers run here.
+    why_not_served: Callable[[Sequence[tuple[Model, Mapping[str, str]]], Daemon], dict[str, str]] | None = None
     pretend_gpus: PretendGpus | None = None  # None: its servers take memory of this machine's GPUs
 
     @property

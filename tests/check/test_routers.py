@@ -2,8 +2,12 @@
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -91,6 +95,58 @@ def test_servers_elsewhere_that_do_not_answer_are_named_and_those_that_do_are_fi
         "fine": ("ok", "its servers run elsewhere, behind a router"),
         "half": ("warn", f"no answer from {nobody}; the other servers have its requests"),
     }
+
+
+class Shy(ThreadingHTTPServer):
+    """A server that serves nobody until all of `others` have been asked, too."""
+
+    daemon_threads = True
+
+    def __init__(self, others):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.asked, self.others = threading.Event(), others
+        others.append(self)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.set()
+        self.send_response(200 if all(server.asked.is_set() for server in self.server.others) else 503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_servers_of_several_models_are_asked_side_by_side(report):
+    """So that many that are silent take as long as one: each of these answers only once the other was asked."""
+    others = []
+    with Shy(others) as one, Shy(others) as two:
+        text = ""
+        for name, server in (("one", one), ("two", two)):
+            text += f"[models.{name}]\nengine = 'remote'\nurls = ['http://127.0.0.1:{server.server_port}']\n"
+        _, lines = report(text + "[defaults]\nrouter = { policy = 'round_robin' }\n")
+        for server in others:
+            server.shutdown()
+    told = [(mark, subject) for mark, subject, _ in lines if subject in ("one", "two")]
+    assert told == [("ok", "one"), ("ok", "two")], lines
+
+
+def test_the_terminals_interrupt_ends_the_trial_of_servers_without_a_word(tmp_path):
+    others = [SimpleNamespace(asked=threading.Event())]
+    with Shy(others) as server:
+        file = tmp_path / "muxd.toml"
+        table = f"[models.one]\nengine = 'remote'\nurls = ['http://127.0.0.1:{server.server_port}']\n"
+        file.write_text(f"[muxd]\nsocket = '{tmp_path}/s'\nstate_dir = '{tmp_path}/state'\n{table}router = {{}}\n")
+        argv = [sys.executable, "-m", "muxd", "check", "--config", str(file)]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert server.asked.wait(60)
+            process.send_signal(signal.SIGINT)
+            said = process.communicate()
+        server.shutdown()
+    assert (process.returncode, *said) == (130, "", "")
 
 
 def test_a_selector_that_matches_no_pod_is_named_and_so_is_a_cluster_that_does_not_answer(report, tmp_path):

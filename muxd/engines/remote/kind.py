@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from muxd.config.model_schema import Model
@@ -40,10 +40,10 @@ def _make() -> Engine:
     return RemoteServers()
 
 
-def _why_not_served(model: Model, daemon: Daemon, environ: Mapping[str, str]) -> str:
+def _why_not_served(models: Sequence[tuple[Model, Mapping[str, str]]], daemon: Daemon) -> dict[str, str]:
     from .trial import why_not_served  # imported by who checks servers only
 
-    return why_not_served(model, daemon, environ)
+    return why_not_served(models, daemon)
 
 
 REMOTE = EngineKind(
