@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from muxd import __version__
-from muxd.__main__ import main
+from tests.typed import run_muxd
 from tests.unprivileged import closed
 
 MODELS = "[models.a]\nengine = 'simulator'\n"
@@ -19,11 +19,9 @@ def muxd(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["muxd", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
+        status = run_muxd(*words)
         out, err = capsys.readouterr()
-        return end.value.code, out, err.splitlines()[-1] if err else ""
+        return status, out, err.splitlines()[-1] if err else ""
 
     return run
 

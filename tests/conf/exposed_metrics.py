@@ -78,6 +78,7 @@ def _supervisors_page() -> str:
     return write(facts, (), lambda: None).decode()
 
 
+@cache
 def error_codes() -> set[str]:
     """Every string in the code that could be one."""
     word = re.compile(r'"([a-z]+(?:_[a-z]+)+)"')

@@ -3,8 +3,6 @@
 import fnmatch
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import yaml
 
 from muxd.config.schema import Proxy
 from muxd.engines.sglang import engine as sglang
+from tests.typed import run_muxd
 
 PROJECT = Path(__file__).parents[2]
 DOCKER = PROJECT / "conf/docker"
@@ -52,8 +51,8 @@ def test_muxd_itself_is_what_the_container_runs_with_no_shell_in_between(last_st
 
 
 @pytest.fixture
-def check(last_stage, tmp_path):
-    """What `muxd check` says of a configuration that the container is started with."""
+def check(last_stage, tmp_path, capsys):
+    """The status of `muxd check` and what it says of a configuration that the container is started with."""
 
     def check(text):
         config = tmp_path / "muxd.toml"
@@ -61,23 +60,21 @@ def check(last_stage, tmp_path):
         start, *words = json.loads(the(last_stage, "CMD"))
         assert start == "start"
         words = [str(config) if word == "/etc/muxd/muxd.toml" else word for word in words]
-        return subprocess.run(
-            [sys.executable, "-m", "muxd", "check", *words], capture_output=True, text=True, timeout=60
-        )
+        return run_muxd("check", *words), capsys.readouterr().out
 
     return check
 
 
 def test_the_port_can_be_reached_from_outside_whatever_the_configuration_says(check):
     said = check(f'[proxy]\nlisten = "127.0.0.1:30100"\n[[keys]]\nname = "a"\nsecret_sha256 = "{"0" * 64}"\n')
-    assert "proxy 0.0.0.0:30100" in said.stdout
+    assert "proxy 0.0.0.0:30100" in said[1]
 
 
 def test_nobody_is_let_in_from_outside_without_a_key_unless_the_configuration_says_so(check):
-    refused = check("")
-    assert refused.returncode == 2
-    assert "allow" in refused.stdout
-    assert check("[proxy]\nallow_anonymous = true\n").returncode == 0
+    refused, said = check("")
+    assert refused == 2
+    assert "allow" in said
+    assert check("[proxy]\nallow_anonymous = true\n")[0] == 0
 
 
 def test_a_stop_is_the_signal_that_drains(last_stage):

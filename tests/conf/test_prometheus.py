@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,20 @@ def run_promtool():
     return run
 
 
+@cache
+def cases(name):
+    """Return the cases in a file of promtool's tests."""
+    return yaml.safe_load((TESTS / name).read_text())["tests"]
+
+
+@cache
 def verdicts(name):
-    """What a file of promtool's tests expects: (expr, labels of every sample), in its order."""
-    for case in yaml.safe_load((TESTS / name).read_text())["tests"]:
-        for asked in case["promql_expr_test"]:
-            yield asked["expr"], [only(sample["labels"]).labels for sample in asked["exp_samples"]]
+    """Return what a file of promtool's tests expects: (expr, labels of every sample), in its order."""
+    return [
+        (asked["expr"], [only(sample["labels"]).labels for sample in asked["exp_samples"]])
+        for case in cases(name)
+        for asked in case["promql_expr_test"]
+    ]
 
 
 def only(expr):
@@ -87,8 +97,7 @@ def test_every_alert_is_made_to_fire():
 
 def test_the_healthy_host_has_whatever_an_alert_looks_at():
     """Or its silence would say nothing."""
-    cases = yaml.safe_load((TESTS / "healthy.yml").read_text())["tests"]
-    there = {only(series["series"]).name for case in cases for series in case["input_series"]}
+    there = {only(series["series"]).name for case in cases("healthy.yml") for series in case["input_series"]}
     assert {name for alert in ALERTS.values() for name in leaves(alert["expr"])} <= there
     assert all(samples == [] for _, samples in verdicts("healthy.yml"))
 
@@ -119,7 +128,7 @@ def test_a_rule_compares_a_label_with_values_that_it_can_have(rule):
 @pytest.mark.parametrize("name", ["firing.yml", "healthy.yml"])
 def test_the_rules_are_tried_on_series_that_muxd_sends(name):
     known = {name: labels | TARGET_LABELS for name, labels in exposed().labels.items()} | {"up": TARGET_LABELS}
-    for case in yaml.safe_load((TESTS / name).read_text())["tests"]:
+    for case in cases(name):
         for series in case["input_series"]:
             selector = only(series["series"])
             assert selector.labels.keys() == known[selector.name]

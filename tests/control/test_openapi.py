@@ -1,6 +1,7 @@
 """The control API's OpenAPI file: all routes are in it, and a real socket bears whatever it allows."""
 
 import json
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from .office import FakeOffice
 
 FILE = Path(__file__).parents[2] / "conf/openapi.json"
 
+DOCUMENT = openapi()
+
 #: These end muxd, or turn the connection into something else.
 LEFT_OUT = {"/v1/shutdown", "/v1/upgrade", "/v1/session"}
 OPERATIONS = [
-    (method, path) for path, methods in openapi()["paths"].items() for method in methods if path not in LEFT_OUT
+    (method, path) for path, methods in DOCUMENT["paths"].items() for method in methods if path not in LEFT_OUT
 ]
 
 
@@ -35,20 +38,24 @@ def test_the_file_is_what_the_routes_say():
 def test_every_route_is_in_it_and_no_other(tmp_path):
     routes = ControlRoutes(FakeOffice(tmp_path), Rights(own_uid=0))
     there = {(method, path.replace("/NAME", "/{name}").replace("/ID", "/{id}")) for path, method in routes._routes}
-    assert {(method.upper(), path) for path, methods in openapi()["paths"].items() for method in methods} == there
+    assert {(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods} == there
 
 
 def test_it_names_the_fields_of_every_query(tmp_path):
     routes = ControlRoutes(FakeOffice(tmp_path), Rights(own_uid=0))._routes.values()
     for route in routes:
-        operation = openapi()["paths"][route.path.replace("/NAME", "/{name}").replace("/ID", "/{id}")]
+        operation = DOCUMENT["paths"][route.path.replace("/NAME", "/{name}").replace("/ID", "/{id}")]
         told = operation[route.method.lower()].get("parameters", [])
         assert {each["name"] for each in told if each["in"] == "query"} == set(route.fields), route.path
 
 
 @pytest.fixture(scope="module")
 def muxd(tmp_path_factory):
+    """A muxd that has switched between its models, and answered both."""
     with Muxd(tmp_path_factory.mktemp("openapi"), two_models()) as muxd:
+        for model in ("alpha", "beta"):
+            assert muxd.ask(model, stream=True)
+        eventually(lambda: len(muxd.control("GET", "/v1/requests").json()["requests"]) >= 2, "both are told")
         yield muxd
 
 
@@ -67,11 +74,8 @@ ANSWERS = [
 @pytest.mark.parametrize(("method", "path", "form"), ANSWERS)
 def test_an_answer_has_the_fields_that_are_named_and_no_other(muxd, method, path, form):
     said = {"schema": {"$ref": f"#/components/schemas/{form.__name__}"}}
-    operation = openapi()["paths"][path.partition("?")[0].replace("alpha", "{name}")][method.lower()]
+    operation = DOCUMENT["paths"][path.partition("?")[0].replace("alpha", "{name}")][method.lower()]
     assert operation["responses"]["2XX"]["content"]["application/json"] == said
-    for model in ("alpha", "beta"):
-        assert muxd.ask(model, stream=True)
-    eventually(lambda: len(muxd.control("GET", "/v1/requests").json()["requests"]) >= 2, "both are told")
     answer = as_answered(muxd.control(method, path).json(), form)
     assert all(answer.values()) or form not in (answers.SwitchesAnswer, answers.UsageAnswer, answers.SeriesAnswer)
 
@@ -83,13 +87,19 @@ def test_every_event_has_what_all_have(muxd):
         msgspec.json.decode(line, type=answers.EventAnswer)
 
 
+@cache
+def as_schemathesis_has_it():
+    import schemathesis  # half a second, which the processes of pytest that run none of these tests are spared
+
+    return schemathesis.openapi.from_dict(DOCUMENT)
+
+
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_whatever_it_allows_is_answered_or_refused_with_a_reason(muxd, method, path):
     """By schemathesis: no answer of 500, and every refusal has its code, its message and no traceback."""
-    import schemathesis  # half a second, which the processes of pytest that run none of these tests are spared
     from schemathesis.core import NOT_SET
 
-    operation = schemathesis.openapi.from_dict(openapi())[path][method.upper()]
+    operation = as_schemathesis_has_it()[path][method.upper()]
 
     turn = count()
 

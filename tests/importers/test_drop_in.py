@@ -1,7 +1,5 @@
 """sglangmux's command line: scripts as models, beside those of a file or alone."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from muxd.gpus import GpuIdentity
 from muxd.importers.drop_in import SglangmuxArgs, model_name
 from muxd.launchers.observed_scripts import completed
 from tests.seeds import thorough
+from tests.typed import run_muxd
 
 SERVE = "python -m sglang.launch_server"
 
@@ -162,12 +161,12 @@ def test_a_port_of_the_proxy_is_no_scripts(write, problems):
 @pytest.mark.parametrize(
     "flags", [["--host", "0.0.0.0", "--allow-anonymous"], *thorough(["--allow-anonymous", "--host", "::"])]
 )
-def test_the_command_line_has_the_flag(tmp_path, flags):
+def test_the_command_line_has_the_flag(tmp_path, capsys, flags):
     file = tmp_path / "muxd.toml"
     file.write_text('[models.own]\nengine = "simulator"\n')
-    argv = [sys.executable, "-m", "muxd", "check", "--config", str(file), *flags]
-    assert subprocess.run(argv, capture_output=True, timeout=60).returncode == 0
-    argv.remove("--allow-anonymous")
-    refused = subprocess.run(argv, capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 2
-    assert "or add --allow-anonymous if anybody may use the models" in refused.stdout
+    words = ["check", "--config", str(file), *flags]
+    assert run_muxd(*words) == 0
+    words.remove("--allow-anonymous")
+    capsys.readouterr()
+    assert run_muxd(*words) == 2
+    assert "or add --allow-anonymous if anybody may use the models" in capsys.readouterr().out

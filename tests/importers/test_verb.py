@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from muxd.__main__ import main
 from muxd.arguments import PROGRAMS
 from muxd.config.load import load_config
 from muxd.importers import import_overlay
 from muxd.importers.import_overlay import ImportOverlay, JointOverlay
+from tests.typed import run_muxd
 
 from .test_llmux import EXAMPLE
 
@@ -21,10 +21,7 @@ def muxd(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["muxd", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capsys.readouterr()
+        return run_muxd(*words), *capsys.readouterr()
 
     return run
 

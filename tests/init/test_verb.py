@@ -1,5 +1,4 @@
 import os
-import subprocess
 import sys
 import tomllib
 from argparse import Namespace
@@ -14,6 +13,7 @@ from muxd.gpus import GpuMemory
 from muxd.init.verb import init
 from tests.host.hub import Hub, model
 from tests.real.install import DEFAULT, SGLangInstallation
+from tests.typed import run_muxd
 
 GiB = 1 << 30
 TINY = DEFAULT / "models"
@@ -221,23 +221,23 @@ def test_a_cache_whose_path_is_not_utf_8_is_no_accident(run, environ, tmp_path):
     assert "models" not in tomllib.loads(Path("muxd.toml").read_text())
 
 
-def test_the_command_line_does_it_all_on_this_machine(hub, environ, tmp_path, capsys):
+def test_the_command_line_does_it_all_on_this_machine(hub, environ, tmp_path, capsys, monkeypatch):
     """With the real NVML, where there is one."""
     hub.add("org/a")
     model(tmp_path / "models/b")
     model(tmp_path / "more/c")
-    argv = [sys.executable, "-m", "muxd", "init", "--output", str(tmp_path / "new.toml")]
-    argv += ["--models", str(tmp_path / "models"), str(tmp_path / "more")]
-    env = {**os.environ, "HF_HUB_CACHE": str(hub.cache)}
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, env=env)
-    assert (done.returncode, done.stderr) == (0, "")
+    words = ["init", "--output", str(tmp_path / "new.toml")]
+    words += ["--models", str(tmp_path / "models"), str(tmp_path / "more")]
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub.cache))
+    env = dict(os.environ)
+    assert (run_muxd(*words), capsys.readouterr().err) == (0, "")
     assert [model.name for model in load_config(tmp_path / "new.toml", env).models] == ["a", "b", "c"]
     check(tmp_path / "new.toml", env)
     faults = [line for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("WRONG")]
     assert not [line for line in faults if "engine_missing" not in line], "but SGLang, where there is none"
-    again = subprocess.run(argv, capture_output=True, text=True, timeout=100, env=env)
-    assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr.count("\n") == 1
+    assert run_muxd(*words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
 
 
 @pytest.mark.skipif(bool(SGLangInstallation(DEFAULT).missing_steps()), reason="needs `make real-sglang`, to its end")

@@ -11,6 +11,7 @@ import pytest
 from muxd.setup import verb
 from muxd.setup.conf_files import conf_folder
 from muxd.setup.service_files import MARK, closed_to_others
+from tests.typed import run_muxd
 
 PROJECT = Path(__file__).parents[2]
 UNITS = "etc/systemd/system"
@@ -19,13 +20,14 @@ DROP_IN = f"{UNITS}/muxd.service.d/hardening.conf"
 
 
 @pytest.fixture
-def setup(tmp_path):
+def setup(tmp_path, monkeypatch, capsys):
     """Runs `muxd setup --systemd --root ROOT`; returns its status, and what it said on both streams."""
 
     def run(*words, root=tmp_path / "root", **environ):
-        argv = [sys.executable, "-m", "muxd", "setup", "--systemd", "--root", str(root), *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=os.environ | environ, check=False)
-        return done.returncode, done.stdout + done.stderr
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        status = run_muxd("setup", "--systemd", "--root", str(root), *words)
+        return status, "".join(capsys.readouterr())
 
     return run
 
@@ -191,7 +193,6 @@ def test_what_systemd_says_against_it_is_told(monkeypatch):
         verb._call_systemd([["sh", "-c", "echo no bus >&2; exit 1"]])
 
 
-def test_the_reference_is_printed():
-    argv = [sys.executable, "-m", "muxd", "init", "--reference"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == (conf_folder() / "muxd.toml").read_text()
+def test_the_reference_is_printed(capsys):
+    assert run_muxd("init", "--reference") == 0
+    assert capsys.readouterr().out == (conf_folder() / "muxd.toml").read_text()
