@@ -18,7 +18,7 @@ MUXD = ROOT / "muxd"
 
 #: What the core computes with: nothing that waits, looks at the clock or the host, or is left to chance.
 PURE = {"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools", "math"}
-PURE |= {"operator", "types", "typing", "zlib"}
+PURE |= {"msgspec", "operator", "types", "typing", "zlib"}
 
 #: What each of these rooms imports of muxd at most.
 AT_MOST = {

@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from msgspec import structs
 
 from muxd.core.events import Started
 from muxd.core.scheduler import Scheduler
@@ -99,7 +100,7 @@ def test_what_went_wrong_is_recalled_on_the_next_muxds_clock_unless_the_host_was
     kept.keep()
     clock.trio, clock.host = 7.0, 5002.0  # two seconds later
     again, state = a_file(tmp_path, runner)
-    assert again.recalled_troubles()["a"] == replace(
+    assert again.recalled_troubles()["a"] == structs.replace(
         troubles, retry_at=9.0, failures=(3.0, 4.0), ended_at=4.0, ready_since=None
     )
     state.state.learned["a"].boot_id = "another"

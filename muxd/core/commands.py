@@ -1,7 +1,8 @@
 """What to do about it.  The core makes these; the shell carries them out."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from .ledger import GpuId
 from .states import WorkerState
@@ -15,8 +16,7 @@ class Moment(StrEnum):
     AWAKE = "awake"  # after its wake
 
 
-@dataclass(frozen=True, slots=True)
-class StartWorker:
+class StartWorker(Struct, frozen=True):
     """Load it from nothing; answered by WorkerReady or WorkerExited.
 
     `level`: for which its process is launched; None: the one that is configured.  `gpus`: those that were chosen for
@@ -28,8 +28,7 @@ class StartWorker:
     gpus: tuple[GpuId, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PrepareStandby:
+class PrepareStandby(Struct, frozen=True):
     """Start a process of it that waits at its engine's gate; answered by StandbyPrepared or WorkerExited.
 
     `is_urgent`: somebody waits for the worker; else it takes only the CPU and the disk that nobody else wants.
@@ -39,22 +38,19 @@ class PrepareStandby:
     is_urgent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ActivateStandby:
+class ActivateStandby(Struct, frozen=True):
     """Let the process at the gate go on as a start does; answered by WorkerReady, ActivationFailed or WorkerExited."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class WakeWorker:
+class WakeWorker(Struct, frozen=True):
     """Wake it from the level at which it sleeps; answered by WorkerReady, WakeFailed or WorkerExited."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class SleepWorker:
+class SleepWorker(Struct, frozen=True):
     """Put it to sleep at `level`, 0 to 2, or deeper where it sleeps already.
 
     Answered by WorkerAsleep, SleepFailed or WorkerExited.
@@ -64,38 +60,33 @@ class SleepWorker:
     level: int
 
 
-@dataclass(frozen=True, slots=True)
-class DrainWorker:
+class DrainWorker(Struct, frozen=True):
     """Look when it has no request left: its router passes none to it any more; answered by WorkerDrained."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopWorker:
+class StopWorker(Struct, frozen=True):
     """End its processes, at once if `kill`; answered by WorkerExited or WorkerStuck."""
 
     worker: str
     kill: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SyncRouter:
+class SyncRouter(Struct, frozen=True):
     """Have the group's router pass requests to these workers and no others; answered by RouterSynced."""
 
     group: str
     urls: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class GrantLease:
+class GrantLease(Struct, frozen=True):
     lease: int
     url: str
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class RevokeLease:
+class RevokeLease(Struct, frozen=True):
     """Admit nothing more; what is in flight has until `deadline` (the events' clock)."""
 
     lease: int
@@ -104,15 +95,13 @@ class RevokeLease:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreLease:
+class RestoreLease(Struct, frozen=True):
     """Its revocation is called off: it is as good as before."""
 
     lease: int
 
 
-@dataclass(frozen=True, slots=True)
-class FailLease:
+class FailLease(Struct, frozen=True):
     """The wait is over without a grant."""
 
     lease: int
@@ -121,45 +110,39 @@ class FailLease:
     retry_after: float | None = None  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class EndLease:
+class EndLease(Struct, frozen=True):
     """A revoked lease is over, whether its holder has let go or not."""
 
     lease: int
 
 
-@dataclass(frozen=True, slots=True)
-class FinishSwitch:
+class FinishSwitch(Struct, frozen=True):
     """The operator's switch is done: the group is ready."""
 
     ticket: int
     url: str
 
 
-@dataclass(frozen=True, slots=True)
-class FailSwitch:
+class FailSwitch(Struct, frozen=True):
     ticket: int
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class FinishOrder:
+class FinishOrder(Struct, frozen=True):
     """An operator's order is done; the group is in this state, as users see it."""
 
     ticket: int
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class FailOrder:
+class FailOrder(Struct, frozen=True):
     ticket: int
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class MeasureWorker:
+class MeasureWorker(Struct, frozen=True):
     """Note what memory a worker has and, where it is awake, ask it something; answered by WorkerMeasured."""
 
     worker: str
@@ -167,8 +150,7 @@ class MeasureWorker:
     moment: Moment
 
 
-@dataclass(frozen=True, slots=True)
-class ReportCycle:
+class ReportCycle(Struct, frozen=True):
     """A validation has had one worker sleep and wake; `error` says what went wrong, "" that nothing did.
 
     `sleep` and `wake`: seconds; None: it did not come to that.  At level 3 they are those of an end and of a start.
@@ -183,8 +165,7 @@ class ReportCycle:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PrefetchWeights:
+class PrefetchWeights(Struct, frozen=True):
     """Read the group's weight files into the page cache: it is next in line.
 
     `reserve`: bytes of host RAM that it takes itself on its way, and that the page cache must leave free.
@@ -194,39 +175,34 @@ class PrefetchWeights:
     reserve: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StopPrefetch:
+class StopPrefetch(Struct, frozen=True):
     """Read them no further: the group is ready, or no longer next; what was read stays."""
 
     group: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerUnload:
+class AnswerUnload(Struct, frozen=True):
     """The group goes to sleep, or `reason` says why it does not."""
 
     ticket: int
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PersistStopped:
+class PersistStopped(Struct, frozen=True):
     """An operator stopped it, or lifted that again: it outlasts muxd."""
 
     group: str
     stopped: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PersistHold:
+class PersistHold(Struct, frozen=True):
     """An operator holds it until then (the events' clock), or None: nobody does any more; it outlasts muxd."""
 
     group: str
     until: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class GrantLoan:
+class GrantLoan(Struct, frozen=True):
     """These GPUs are clear of models; those in `returning` come back after the loan."""
 
     number: int
@@ -234,44 +210,38 @@ class GrantLoan:
     returning: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FailLoan:
+class FailLoan(Struct, frozen=True):
     number: int
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class RecallLoan:
+class RecallLoan(Struct, frozen=True):
     """Have the borrower end; answered by LoanEnded."""
 
     number: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class FinishLoan:
+class FinishLoan(Struct, frozen=True):
     """The loan is over, without a borrower who would have to end."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReconfigureWorker:
+class ReconfigureWorker(Struct, frozen=True):
     """No process of it is left: from now on it is what the new configuration says."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveWorker:
+class RemoveWorker(Struct, frozen=True):
     """No process of it is left, and the configuration has it no more."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class RecordMove:
+class RecordMove(Struct, frozen=True):
     """A worker changed its state, or a group of several did; for the journal."""
 
     worker: str  # or the group
@@ -294,8 +264,7 @@ class Cause(StrEnum):
     DEFAULT = "default"  # nothing else is wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """What the policy compared of one group for which requests waited when a switch was decided; in seconds."""
 
     group: str
@@ -307,8 +276,7 @@ class Comparison:
     cost: float  # of the switch to it
 
 
-@dataclass(frozen=True, slots=True)
-class RecordSwitch:
+class RecordSwitch(Struct, frozen=True):
     """A switch begins; for the journal.
 
     `leases` wait for the target, the oldest first, and `tickets` are of operators' orders that bring it.  `compared`
@@ -324,8 +292,7 @@ class RecordSwitch:
     wait_target: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class RecordScale:
+class RecordScale(Struct, frozen=True):
     """So many replicas of a group serve from now on, or are to; for the journal.
 
     As many as before: more were wanted, and the reason says why there are none.
@@ -337,20 +304,17 @@ class RecordScale:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(Struct, frozen=True):
     """Send TimerFired at this time; it replaces the timer set before.  None: no timer."""
 
     at: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class FinishShutdown:
+class FinishShutdown(Struct, frozen=True):
     """Nothing runs any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinishHandover:
+class FinishHandover(Struct, frozen=True):
     """Every worker is at rest, and may be left to the next muxd."""
 
 

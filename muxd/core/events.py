@@ -4,9 +4,10 @@ Every event carries `time`, seconds on a monotonic clock.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
+
+from msgspec import Struct, field
 
 from .ledger import GpuId
 from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Learned, LoanTerms, Troubles
@@ -35,8 +36,7 @@ class Verb(StrEnum):
     RENEW_ROUTER = "renew_router"  # end its router alone, which is started again: its configuration changed
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """Requests of one key and priority that wait for a model at one lease holder."""
 
     count: int = 1
@@ -46,8 +46,7 @@ class Waiting:
     is_batch: bool = False  # they can wait; else somebody waits for the answer
 
 
-@dataclass(frozen=True, slots=True)
-class AdoptedWorker:
+class AdoptedWorker(Struct, frozen=True):
     """A worker that an earlier muxd started, and which was found as that one left it."""
 
     worker: str
@@ -63,8 +62,7 @@ class AdoptedWorker:
     gate_size: int | None = None  # bytes of host RAM that it takes there; None: nobody knows
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """muxd is up: preloaded models may be loaded.  An operator stopped those in `stopped_by_operator`.
 
     `learned`: what an earlier muxd measured, by worker; `troubles`: what went wrong with workers under one that was
@@ -82,16 +80,14 @@ class Started:
     loans: Mapping[int, tuple[LoanTerms, tuple[str, ...]]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseAsked:
+class LeaseAsked(Struct, frozen=True):
     time: float
     lease: int
     group: str
     waiting: tuple[Waiting, ...] = (Waiting(),)
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseReclaimed:
+class LeaseReclaimed(Struct, frozen=True):
     """A holder to whom an earlier muxd had granted a lease on the worker at `url` goes on with what it has in flight.
 
     The lease is as good as before where the group is ready there, and over where it is not.
@@ -105,8 +101,7 @@ class LeaseReclaimed:
     waiting: tuple[Waiting, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DemandReported:
+class DemandReported(Struct, frozen=True):
     """A lease holder says what it has in flight and what waits; it replaces what it said before."""
 
     time: float
@@ -118,16 +113,14 @@ class DemandReported:
     usual: float | None = None  # seconds that a worker took for a request of late, in the mean; None: unknown
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseEnded:
+class LeaseEnded(Struct, frozen=True):
     """The holder closed its lease, or is gone."""
 
     time: float
     lease: int
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchAsked:
+class SwitchAsked(Struct, frozen=True):
     """An operator wants this group ready, ahead of the queue.  `ticket` names the question."""
 
     time: float
@@ -135,8 +128,7 @@ class SwitchAsked:
     group: str
 
 
-@dataclass(frozen=True, slots=True)
-class HoldAsked:
+class HoldAsked(Struct, frozen=True):
     """An operator wants this group ready as SwitchAsked says, and to stay, as if it were pinned, until then."""
 
     time: float
@@ -145,16 +137,14 @@ class HoldAsked:
     until: float = inf
 
 
-@dataclass(frozen=True, slots=True)
-class HoldEnded:
+class HoldEnded(Struct, frozen=True):
     """An operator holds this group no more."""
 
     time: float
     group: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoanAsked:
+class LoanAsked(Struct, frozen=True):
     """An operator wants GPUs for something that is none of muxd's; answered by GrantLoan or FailLoan."""
 
     time: float
@@ -162,16 +152,14 @@ class LoanAsked:
     terms: LoanTerms
 
 
-@dataclass(frozen=True, slots=True)
-class LoanEnded:
+class LoanEnded(Struct, frozen=True):
     """The borrower is gone, or an operator wants the GPUs back; nothing of the borrower is left there."""
 
     time: float
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class KeepAsked:
+class KeepAsked(Struct, frozen=True):
     """A client wants this group awake for so many seconds after its last use, in place of its ladder's first rung."""
 
     time: float
@@ -179,8 +167,7 @@ class KeepAsked:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class OrderGiven:
+class OrderGiven(Struct, frozen=True):
     """An operator's order for one group.  `now`: what is in flight is not waited for.
 
     `level`: of a sleep; None: the one that is configured, or the deeper one at which the group sleeps already.
@@ -198,8 +185,7 @@ class OrderGiven:
     replicas: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ValidationEnded:
+class ValidationEnded(Struct, frozen=True):
     """Who ordered a validation is gone: nobody is left to be told what it finds."""
 
     time: float
@@ -207,8 +193,7 @@ class ValidationEnded:
     group: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerMeasured:
+class WorkerMeasured(Struct, frozen=True):
     """A validation's question to a worker is answered.  `number` names the question; `error` says what is wrong."""
 
     time: float
@@ -217,8 +202,7 @@ class WorkerMeasured:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class UnloadAsked:
+class UnloadAsked(Struct, frozen=True):
     """A client has no more use of this group: it may sleep, if nobody else has."""
 
     time: float
@@ -226,8 +210,7 @@ class UnloadAsked:
     group: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reconfigured:
+class Reconfigured(Struct, frozen=True):
     """A new configuration holds.  The groups in `changed` need other processes than they have.
 
     Of other groups some workers may be new or gone; those in `routers` need another process of their router.
@@ -243,8 +226,7 @@ class Reconfigured:
     routers: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class GpusMeasured:
+class GpusMeasured(Struct, frozen=True):
     """The GPUs that can be read have so much memory for workers, in bytes; those named before keep theirs."""
 
     time: float
@@ -254,24 +236,21 @@ class GpusMeasured:
     left: Mapping[GpuId, int] = field(default_factory=dict)  # bytes that strangers leave, where there are some
 
 
-@dataclass(frozen=True, slots=True)
-class HostRamLimited:
+class HostRamLimited(Struct, frozen=True):
     """So many bytes of host RAM models may have together for copies of their weights."""
 
     time: float
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class WeightsSeen:
+class WeightsSeen(Struct, frozen=True):
     """So many bytes the weights of each model have, of which it certainly needs GPU memory; all that is known."""
 
     time: float
     sizes: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
+class WorkerReady(Struct, frozen=True):
     """It serves at `url`: after a start or after a wake; `note` is what an operator should know of that, or "".
 
     `unproved`: it woke, and was not asked whether it answers as it did when it was loaded.
@@ -284,8 +263,7 @@ class WorkerReady:
     unproved: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StandbyPrepared:
+class StandbyPrepared(Struct, frozen=True):
     """Its process waits at its engine's gate, with so many bytes of host RAM; None where nobody can measure them."""
 
     time: float
@@ -293,8 +271,7 @@ class StandbyPrepared:
     size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ActivationFailed:
+class ActivationFailed(Struct, frozen=True):
     """Its gate could not be opened in time; nobody knows whether its process goes on."""
 
     time: float
@@ -303,8 +280,7 @@ class ActivationFailed:
     code: str = ""  # as in SleepFailed
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerAsleep:
+class WorkerAsleep(Struct, frozen=True):
     """It fell asleep, and its GPU memory is measured to be free, but for `kept` bytes on each of its GPUs.
 
     `taken`: bytes that it had before, after it had served, on that of its GPUs where it had most.  Either is None where
@@ -317,16 +293,14 @@ class WorkerAsleep:
     taken: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerDrained:
+class WorkerDrained(Struct, frozen=True):
     """It has no request left; its group's router passes none to it any more."""
 
     time: float
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class SleepFailed:
+class SleepFailed(Struct, frozen=True):
     """An engine call of its sleep failed or is in doubt; nobody knows what it holds."""
 
     time: float
@@ -335,8 +309,7 @@ class SleepFailed:
     code: str = ""  # of the cause, where it is known: the code of an error in muxd.errors
 
 
-@dataclass(frozen=True, slots=True)
-class WakeFailed:
+class WakeFailed(Struct, frozen=True):
     """An engine call of its wake failed or is in doubt; nobody knows what it holds.
 
     `is_wrong`: every call was answered, and the worker answers otherwise than when it was loaded.
@@ -349,8 +322,7 @@ class WakeFailed:
     is_wrong: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerHung:
+class WorkerHung(Struct, frozen=True):
     """It has stopped answering its liveness probe."""
 
     time: float
@@ -358,8 +330,7 @@ class WorkerHung:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerDied:
+class WorkerDied(Struct, frozen=True):
     """No process of it is left, but its GPU memory is not free yet; WorkerExited follows."""
 
     time: float
@@ -367,8 +338,7 @@ class WorkerDied:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerExited:
+class WorkerExited(Struct, frozen=True):
     """No process of it is left and its GPU memory is free; also the end of a start that came to nothing."""
 
     time: float
@@ -378,16 +348,14 @@ class WorkerExited:
     code: str = ""  # as in SleepFailed
 
 
-@dataclass(frozen=True, slots=True)
-class PortFreed:
+class PortFreed(Struct, frozen=True):
     """The port for which its last start was refused is free again."""
 
     time: float
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStuck:
+class WorkerStuck(Struct, frozen=True):
     """SIGKILL did not end it, or its GPU memory did not come back, within the time allowed."""
 
     time: float
@@ -395,8 +363,7 @@ class WorkerStuck:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RouterSynced:
+class RouterSynced(Struct, frozen=True):
     """The group's router passes requests to the workers with these URLs, whether it was last told of them or not."""
 
     time: float
@@ -404,30 +371,26 @@ class RouterSynced:
     urls: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ShutdownAsked:
+class ShutdownAsked(Struct, frozen=True):
     """Everything is to stop; leases get until `deadline`.  A second one with an earlier deadline hurries."""
 
     time: float
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class HandoverAsked:
+class HandoverAsked(Struct, frozen=True):
     """The workers are to be left to the next muxd: what has begun is finished, and nothing else is begun."""
 
     time: float
 
 
-@dataclass(frozen=True, slots=True)
-class HandoverWithdrawn:
+class HandoverWithdrawn(Struct, frozen=True):
     """This muxd goes on after all."""
 
     time: float
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(Struct, frozen=True):
     """The time that the last SetTimer named has come."""
 
     time: float

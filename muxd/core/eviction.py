@@ -12,9 +12,10 @@ again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import islice
+
+from msgspec import Struct
 
 #: So many plans of a few microseconds are looked at: all plans for eight residents with one level each.
 LOOKS = 256
@@ -28,8 +29,7 @@ Fits = Callable[[Plan], bool]
 PlanCost = tuple[int, float, int]
 
 
-@dataclass(frozen=True, slots=True)
-class LevelCost:
+class LevelCost(Struct, frozen=True):
     """A level at which a group could sleep, and the seconds that this costs per second."""
 
     level: int
@@ -39,8 +39,7 @@ class LevelCost:
         return LevelCost(self.level, min(self.seconds, seconds))
 
 
-@dataclass(frozen=True, slots=True)
-class Resident:
+class Resident(Struct, frozen=True):
     """A group that could leave, or sleep deeper; `is_busy`: requests are in flight there."""
 
     group: str

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from msgspec import Struct
+
 #: One GPU: a card, or a MIG slice of one.  Equal ids are the same memory; nothing else can be read off an id.
 GpuId = str
 
@@ -55,8 +57,7 @@ def shown_gpu(gpu: GpuId) -> int | str:
     return int(gpu) if gpu.isdigit() else gpu
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
+class Holding(Struct, frozen=True):
     """What one worker has of the memory, awake (`level` is None) or asleep at a level."""
 
     claim: Claim

@@ -5,9 +5,11 @@ host there is none, rather than a guess.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from math import exp, inf, log
 from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .clearing import Eviction
 from .events import Verb
@@ -37,8 +39,7 @@ class ScalingProgress(NamedTuple):
     moving: tuple[tuple[str, str], ...]  # the workers that are not yet where they are to be, each with its state
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """`phase`: a state's name, "queued" or "scaling"; times in seconds."""
 
     phase: str

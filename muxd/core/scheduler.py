@@ -6,8 +6,9 @@ next look.  Owned by one task; synchronous; no I/O.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from math import inf
+
+from msgspec.structs import replace
 
 from .commands import (
     AnswerUnload,

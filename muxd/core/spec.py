@@ -1,10 +1,11 @@
 """What the core is told of a group and of its workers when they are configured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
 
 from .ledger import WHOLE, GpuId
 from .states import WorkerState
@@ -24,8 +25,7 @@ def group_of(worker: str) -> str:
     return worker.partition("/")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSpec:
+class WorkerSpec(Struct, frozen=True):
     """What the core needs to know of a worker; all times in seconds."""
 
     name: str
@@ -64,8 +64,7 @@ class WorkerSpec:
         return self.memory // self.gpu_count if self.share == WHOLE else self.share
 
 
-@dataclass(frozen=True, slots=True)
-class Learned:
+class Learned(Struct, frozen=True):
     """What was measured of a worker's lives: true of the next ones too, while its configuration stays the same."""
 
     seconds: Mapping[tuple[WorkerState, int | None], float]  # that each state takes, by level where that matters
@@ -82,8 +81,7 @@ class Rung(NamedTuple):
     level: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultGroup:
+class DefaultGroup(Struct, frozen=True):
     """The group that comes back when nothing else is wanted; "" for none.
 
     Those on its GPUs must have been unused for `after` seconds.
@@ -96,8 +94,7 @@ class DefaultGroup:
 NO_DEFAULT = DefaultGroup()
 
 
-@dataclass(frozen=True, slots=True)
-class LoanTerms:
+class LoanTerms(Struct, frozen=True):
     """What a loan of GPUs is about; `until` is on the events' clock."""
 
     gpus: frozenset[GpuId] = frozenset()  # none: all
@@ -107,8 +104,7 @@ class LoanTerms:
     refuses: bool = False  # requests for models that can come nowhere else are refused; else they wait
 
 
-@dataclass(frozen=True, slots=True)
-class Scaling:
+class Scaling(Struct, frozen=True):
     """What decides how many replicas a group has, between `least` and all that are configured; times in seconds."""
 
     least: int  # 0: it leaves its GPUs when nobody wants it
@@ -118,8 +114,7 @@ class Scaling:
     down_after: float  # a load for which fewer would do must have held so long
 
 
-@dataclass(frozen=True, slots=True)
-class Troubles:
+class Troubles(Struct, frozen=True):
     """How often a worker has died, failed to sleep or woken wrong, and what follows from that for its next lives.
 
     Times are seconds on the events' clock; the fields are those of `Worker`.
@@ -144,8 +139,7 @@ class Troubles:
     awaits_port: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class GroupSpec:
+class GroupSpec(Struct, frozen=True):
     """What the core needs to know of a group; all times in seconds.  A group's only worker has the group's name."""
 
     name: str

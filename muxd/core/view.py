@@ -5,7 +5,8 @@ moment at which it was taken.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from .group import Group
 from .ledger import HOST_RAM, GpuId
@@ -16,8 +17,7 @@ from .states import AT_REST, WorkerState
 from .worker import Worker
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerView:
+class WorkerView(Struct, frozen=True):
     """One worker.  Times are seconds on the events' clock, sizes bytes."""
 
     name: str
@@ -42,8 +42,7 @@ class WorkerView:
     sleep_trouble: str  # why it sleeps deeper than it is configured to, or ""
 
 
-@dataclass(frozen=True, slots=True)
-class ScaleView:
+class ScaleView(Struct, frozen=True):
     """How many replicas of a group are to serve, and may; `lacks`: why there are not as many as its load asks for."""
 
     wanted: int
@@ -54,8 +53,7 @@ class ScaleView:
     lacks: str
 
 
-@dataclass(frozen=True, slots=True)
-class GroupView:
+class GroupView(Struct, frozen=True):
     """One group with its members; `never_loads` is why it can never be loaded, or ""."""
 
     name: str
@@ -89,8 +87,7 @@ class GroupView:
     unused_for: float | None  # seconds since its last answer ended; None: it is in use, or never was
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchView:
+class SwitchView(Struct, frozen=True):
     """A switch that is under way: to a group, from others, each with the level to which it goes."""
 
     target: str
@@ -98,8 +95,7 @@ class SwitchView:
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class HostView:
+class HostView(Struct, frozen=True):
     """The host: its workers, its switches, the oldest first, and what was measured of it."""
 
     now: float

@@ -6,6 +6,8 @@ from math import inf
 from typing import Literal
 from zlib import crc32
 
+from msgspec import Struct
+
 from .events import Failure
 from .ledger import HOST_RAM, WHOLE, Claim, GpuId, Holding, in_order
 from .spec import Learned, Role, Troubles, WorkerSpec
@@ -29,8 +31,7 @@ class IllegalMove(AssertionError):
     """The core asked for a move that MOVES does not list: a bug in muxd."""
 
 
-@dataclass(frozen=True, slots=True)
-class PendingFailure:
+class PendingFailure(Struct, frozen=True):
     """Why a worker is being ended that should serve.
 
     A wake that failed does not count: the processes are killed for a sleep level that

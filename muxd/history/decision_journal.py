@@ -86,7 +86,7 @@ class DecisionJournal:
         if not self._is_kept or self._begins_anew:
             return
         if type(event) is not Reconfigured and isinstance(event, Reconfigured):  # with all that the supervisor needs
-            event = Reconfigured(**{name: getattr(event, name) for name in Reconfigured.__dataclass_fields__})
+            event = Reconfigured(**{name: getattr(event, name) for name in Reconfigured.__struct_fields__})
         self._append(pickle.dumps((event, checksum(commands)), 5))
         self._begins_anew = self._size > SEGMENT or self._waiting_size > _MOST_WAITING
 
@@ -135,7 +135,7 @@ def checksum(commands: Sequence[Command]) -> int:
 
 
 def _ordered(command: Command) -> Any:
-    fields = (getattr(command, name) for name in command.__dataclass_fields__)
+    fields = (getattr(command, name) for name in command.__struct_fields__)
     return type(command).__name__, [sorted(v) if isinstance(v, frozenset | set) else v for v in fields]
 
 

@@ -8,11 +8,14 @@ crashes, orders but switches, strangers on the GPUs, reloads; clients ask when t
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from math import ceil, inf
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from muxd.config.units import parse_duration
 from muxd.core import commands as core_commands
@@ -60,8 +63,7 @@ class Work(NamedTuple):
     requests: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What the core is configured with."""
 
     specs: tuple[GroupSpec, ...]

@@ -1,9 +1,9 @@
 """The workers that an earlier muxd has left running: taken over as they are, or ended."""
 
 import logging
-from dataclasses import replace
 
 import trio
+from msgspec.structs import replace
 
 from muxd.core.events import AdoptedWorker, LeaseEnded, LeaseReclaimed
 from muxd.core.spec import group_of

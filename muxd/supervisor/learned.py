@@ -5,11 +5,11 @@ before muxd is killed is lost; a worker's failure is written at once.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import sha256
 from time import monotonic
 
 import trio
+from msgspec.structs import replace
 
 from muxd.config import Model
 from muxd.core.spec import Learned, Troubles

@@ -61,8 +61,7 @@ class Reload:
         return frozenset(step.model for step in self.plan.steps if any(verb == "restart" for verb, _ in step.workers))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfigurationReloaded(Reconfigured):
+class ConfigurationReloaded(Reconfigured, frozen=True, kw_only=True):
     """A reload is to be taken over: by the core as a new configuration, by the supervisor with all that it carries."""
 
     reload: Reload

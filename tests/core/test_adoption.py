@@ -1,8 +1,7 @@
 """What an earlier muxd has left: workers that were found as it left them, and leases that go on."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from muxd.core.commands import (
     EndLease,

@@ -5,10 +5,10 @@ judges every step.  Then the failures stop, and everybody who waits must be serv
 """
 
 import random
-from dataclasses import replace
 from math import inf
 
 import pytest
+from msgspec.structs import replace
 
 from muxd.core.commands import (
     ActivateStandby,

@@ -1,8 +1,7 @@
 """What an operator's orders and a new configuration do to the workers."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from muxd.core.commands import (
     AnswerUnload,

@@ -1,9 +1,9 @@
 """How many replicas serve: by load, with hysteresis and room, and by an operator's order; each step has its reason."""
 
-from dataclasses import replace
 from math import inf
 
 import pytest
+from msgspec.structs import replace
 
 from muxd.core.commands import (
     DrainWorker,

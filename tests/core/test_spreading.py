@@ -1,8 +1,7 @@
 """Replicas to which any GPUs will do: the ledger chooses those of each, whenever they are started."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from muxd.core.commands import Command, FailLease, FinishOrder, GrantLease, SleepWorker, StartWorker, StopWorker
 from muxd.core.events import (

@@ -1,9 +1,9 @@
 """What an operator's order to validate a model does: each level is tried, and nobody else is in between."""
 
-from dataclasses import replace
 from math import inf
 
 import pytest
+from msgspec.structs import replace
 
 from muxd.core.commands import (
     FailOrder,
