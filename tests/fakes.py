@@ -36,6 +36,8 @@ from muxd.ports import PortTaken
 from muxd.saved_state import StateFile
 from muxd.workers import WorkerContext
 
+from .answering_client import AnsweringClient
+
 GiB = 1 << 30
 
 #: No process has this pid: the kernel gives smaller ones.
@@ -383,7 +385,7 @@ class FakeGpus:
 class FakeHost:
     """Make it with `fake_host`, in a trio task: its clock is trio's."""
 
-    def __init__(self, folder: Path, models: tuple[Model, ...], http: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, folder: Path, models: tuple[Model, ...], http: AnsweringClient) -> None:
         for name in ("state", "logs"):
             (folder / name).mkdir(exist_ok=True)
         folders = (folder / name for name in ("socket", "state", "logs", "cache"))
@@ -434,7 +436,7 @@ class InlineThread:
 async def fake_host(folder: Path, *models: Model) -> AsyncIterator[FakeHost]:
     """A host with these models; what waits longer than an hour of the test's clock waits for ever, and fails."""
     hosts: list[FakeHost] = []
-    transport = httpx.MockTransport(lambda request: hosts[0].answer(request))
+    transport = AnsweringClient(lambda request: hosts[0].answer(request))
     await trio.sleep(100)  # a clock of a real host is not at 0 either
     with trio.fail_after(3600), patch("muxd.threads.Thread", InlineThread):
         async with transport as http:

@@ -7,17 +7,24 @@ is a failed probe or call.  Size, depth, encoding and numbers are bounded here, 
 import errno
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
 import trio
 
 from muxd.errors import EngineLocked, MuxdError
+from muxd.http.keepalive_client import (
+    ConnectFailed,
+    ExchangeFailed,
+    HttpAnswer,
+    HttpClient,
+    KeepAliveClient,
+    OverlongAnswer,
+    json_content,
+)
 
 from . import diagnosis
 from .diagnosis import Diagnosis, quote
@@ -96,18 +103,12 @@ class ServerTree(Protocol):
         ...
 
 
-def open_http() -> httpx.AsyncBaseTransport:
-    """Open the connections for calls and probes on loopback.
+def open_http(unix: Path | None = None) -> KeepAliveClient:
+    """Open the connections for calls and probes on loopback, or for probes at a Unix socket.
 
-    A connection is kept KEPT seconds, for the calls of one sleep or wake, which follow each other at once: that
-    halves the cost of each.  A connection is not kept longer: nobody would know whether a call on it reached a server
-    that has died meanwhile.  There is no TLS: loading the certificates would cost 30 ms of CPU.
-
-    It is httpx's transport without its client, which takes 0.2 ms of the 0.6 ms of CPU that a call costs with it, for
-    what no call needs: the client would read cookies, of which malformed ones raise, and show good ones to other
-    servers, and parse the address of a redirect, though it follows none.
+    A connection is kept KEPT seconds, for the calls of one sleep or wake, which follow each other at once.
     """
-    return httpx.AsyncHTTPTransport(limits=httpx.Limits(keepalive_expiry=KEPT), trust_env=False, verify=False)
+    return KeepAliveClient(KEPT, unix)
 
 
 def _by_status(call: str, status: int, body: str) -> Diagnosis | None:
@@ -125,7 +126,7 @@ class EngineClient:
 
     def __init__(
         self,
-        http: httpx.AsyncBaseTransport,
+        http: HttpClient,
         url: str,
         admin_key: str,
         record_intent: Callable[[str | None], None],
@@ -173,7 +174,7 @@ class EngineClient:
 
         None of muxd's keys is shown: `headers` has what the server asks for.
         """
-        shown = {name.encode(): value.encode() for name, value in headers.items()}
+        shown = {name.lower().encode(): value.encode() for name, value in headers.items()}
         answer = await self._called(verb, method, path, shown, body)
         if answer.status // 100 != 2:
             raise EngineCallFailed(f"{verb}: {method} {path}: {answer.status} {quote(answer.text)}")
@@ -201,9 +202,9 @@ class EngineClient:
             raise EngineCallFailed(f"{verb}: {error}", lacking=True) from None
         except trio.TooSlowError:
             raise EngineCallFailed(f"{verb}: no answer in {self.call_timeout:g} s") from None
-        except _Odd as error:
+        except OverlongAnswer as error:
             raise EngineCallFailed(f"{verb}: {error}") from None
-        except httpx.HTTPError as error:
+        except ExchangeFailed as error:
             message = f"{verb}: the connection broke before an answer ({_why(error)})"
             raise EngineCallFailed(message, broken=verb) from None
 
@@ -211,7 +212,7 @@ class EngineClient:
         """Send a GET and return the status; None where nobody answered within probe_timeout."""
         try:
             return (await self._get(path)).status
-        except (httpx.HTTPError, trio.TooSlowError, _Odd, _Lacking):
+        except (ExchangeFailed, trio.TooSlowError, _Lacking):
             return None
 
     async def ask(self, path: str) -> Any:
@@ -224,7 +225,7 @@ class EngineClient:
             raise EngineCallFailed(f"GET {path}: {error}", lacking=True) from None
         except trio.TooSlowError:
             raise EngineCallFailed(f"GET {path}: no answer in {self.probe_timeout:g} s") from None
-        except (httpx.HTTPError, _Odd) as error:
+        except (ExchangeFailed, _Odd) as error:
             raise EngineCallFailed(f"GET {path}: {_why(error)}") from None
         cause = self._diagnose(path, answer.status, answer.text)
         raise EngineCallFailed(f"GET {path}: {answer.status}", cause=cause)
@@ -242,9 +243,9 @@ class EngineClient:
             raise EngineCallFailed(f"proof: {error}", lacking=True) from None
         except trio.TooSlowError:
             raise EngineCallFailed(f"proof: no answer in {self.call_timeout:g} s") from None
-        except _Odd as error:
+        except (OverlongAnswer, _Odd) as error:
             raise EngineCallFailed(f"proof: {error}", answered=True) from None
-        except httpx.HTTPError as error:
+        except ExchangeFailed as error:
             message = f"proof: the connection broke before an answer ({_why(error)})"
             raise EngineCallFailed(message, broken="proof") from None
         raise EngineCallFailed(f"proof: {path} answered {answer.status} {quote(answer.text)}", answered=True)
@@ -254,17 +255,14 @@ class EngineClient:
 
         Raise EngineCallFailed where none come within call_timeout.
         """
-        headers, began, first = {**self._api_auth, b"Accept-Encoding": b"identity"}, trio.current_time(), None
+        began = trio.current_time()
         try:
-            with trio.fail_after(self.call_timeout):
-                async with self._answering("POST", path, headers, body) as got:
-                    async for _ in got.parts:
-                        first = trio.current_time() - began if first is None else first
-        except (httpx.HTTPError, trio.TooSlowError) as error:
+            answer = await self._request("POST", path, self._api_auth, self.call_timeout, body)
+        except (ExchangeFailed, trio.TooSlowError, _Lacking) as error:
             raise EngineCallFailed(f"POST {path}: {_why(error)}") from None
-        if got.status != 200 or first is None:
-            raise EngineCallFailed(f"POST {path}: {got.status}")
-        return first
+        if answer.status != 200 or answer.first_at is None:
+            raise EngineCallFailed(f"POST {path}: {answer.status}")
+        return answer.first_at - began
 
     async def change(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request that changes what a server knows, but nothing that it holds: it may be sent again.
@@ -277,7 +275,7 @@ class EngineClient:
             raise EngineCallFailed(f"{method} {path}: {error}", lacking=True) from None
         except trio.TooSlowError:
             raise EngineCallFailed(f"{method} {path}: no answer in {self.probe_timeout:g} s") from None
-        except (httpx.HTTPError, _Odd) as error:
+        except (ExchangeFailed, _Odd) as error:
             raise EngineCallFailed(f"{method} {path}: {_why(error)}") from None
         if answer.status // 100 != 2:
             raise EngineCallFailed(f"{method} {path}: {answer.status} {quote(answer.text)}")
@@ -293,7 +291,7 @@ class EngineClient:
         """
         try:
             answer = await self._exchange("GET", path, self._api_auth, None, most)
-        except (httpx.HTTPError, _Odd) as error:
+        except (ExchangeFailed, _Odd) as error:
             raise EngineCallFailed(f"GET {path}: {_why(error)}") from None
         if answer.status not in (200, 404):
             raise EngineCallFailed(f"GET {path}: {answer.status}")
@@ -307,7 +305,7 @@ class EngineClient:
     ) -> "_Answer":
         """Send one request and return the answer, trying again while muxd lacks what a connection takes.
 
-        Raise httpx.HTTPError, trio.TooSlowError and _Odd; _Lacking where no connection could be made until `timeout`.
+        Raise ExchangeFailed and trio.TooSlowError; _Lacking where no connection could be made until `timeout`.
         """
         lack = 0
         with trio.move_on_after(timeout):
@@ -315,9 +313,9 @@ class EngineClient:
                 try:
                     lack = 0  # of an exchange that takes too long, the request may have been sent
                     return await self._exchange(method, path, auth, body, LONGEST_ANSWER)
-                except httpx.ConnectError as error:
-                    lack = next((number for number in _errnos(error) if number in LACKING), 0)
-                    if not lack:
+                except ConnectFailed as error:
+                    lack = error.errno
+                    if lack not in LACKING:
                         raise
                 await trio.sleep(LACKING_POLL)
         if lack:
@@ -325,37 +323,9 @@ class EngineClient:
         raise trio.TooSlowError
 
     async def _exchange(self, method: str, path: str, auth: dict[bytes, bytes], body: Any, most: int) -> "_Answer":
-        """Send one request and return the answer, its body at most `most` bytes; raise httpx.HTTPError and _Odd.
-
-        The body is read as it is sent: a compressed one could unpack to any size.
-        """
-        headers = {**auth, b"Accept-Encoding": b"identity"}
-        received, status = bytearray(), 0
-        with trio.CancelScope() as too_long:  # cancelled in the middle of an answer, httpx closes the connection
-            async with self._answering(method, path, headers, body) as answer:
-                status = answer.status
-                async for data in answer.parts:
-                    received += data
-                    if len(received) > most:
-                        too_long.cancel()
-        if len(received) > most:
-            raise _Odd(f"the answer is longer than {most} bytes")
-        return _Answer(status, bytes(received))
-
-    @asynccontextmanager
-    async def _answering(
-        self, method: str, path: str, headers: dict[bytes, bytes], body: Any
-    ) -> AsyncIterator["_Answering"]:
-        """Send one request, and yield the answer with its body as it is sent; end the connection with what is left."""
-        options = {} if body is None else {"json": body}
-        answer = await self._http.handle_async_request(
-            httpx.Request(method, self._url + path, headers=headers, **options)
-        )
-        assert isinstance(answer.stream, httpx.AsyncByteStream)
-        try:
-            yield _Answering(answer.status_code, answer.stream)
-        finally:
-            await answer.aclose()
+        """Send one request and return the answer, its body at most `most` bytes; raise ExchangeFailed."""
+        content = json_content(body) if body is not None else None
+        return _Answer(await self._http.exchange(method, self._url + path, auth, content, most))
 
 
 class _Odd(Exception):
@@ -366,18 +336,13 @@ class _Lacking(Exception):
     """Nothing was sent: muxd or the host is short of what a connection takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answering:
-    """An answer whose head is there."""
-
-    status: int
-    parts: httpx.AsyncByteStream
-
-
-@dataclass(frozen=True, slots=True)
 class _Answer:
-    status: int
-    body: bytes
+    """What a server answered: nobody can say that it is what it should be."""
+
+    def __init__(self, answer: HttpAnswer) -> None:
+        self.status = answer.status
+        self.body = answer.body
+        self.first_at = answer.first_at
 
     @property
     def text(self) -> str:
@@ -411,24 +376,14 @@ def _finite(number: str) -> float:
 
 def _why(error: Exception) -> str:
     """Return what broke a connection or spoilt an answer, in the system's words where there is an errno."""
-    number = next(_errnos(error), 0)
+    number = error.errno if isinstance(error, ExchangeFailed) else 0
     return quote(_strerror(number) if number else str(error) or "the connection broke")
 
 
 def _strerror(number: int) -> str:
-    return os.strerror(number).lower()  # trio's own message has the address in Python's spelling
-
-
-def _errnos(error: BaseException) -> Iterator[int]:
-    """Yield the errnos behind a failed connection: trio and httpx wrap the OSError several times."""
-    if isinstance(error, OSError) and error.errno:
-        yield error.errno
-    inner = list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
-    inner += [each for each in (error.__cause__, error.__context__) if each is not None]
-    for each in inner:
-        yield from _errnos(each)
+    return os.strerror(number).lower()
 
 
 def _bearer(key: str) -> dict[bytes, bytes]:
     """Return the header with the key, in whatever bytes a launch script gave it to its server."""
-    return {b"Authorization": b"Bearer " + key.encode(errors="surrogateescape")} if key else {}
+    return {b"authorization": b"Bearer " + key.encode(errors="surrogateescape")} if key else {}

@@ -9,15 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import trio
 
 from muxd.children import Child, Children, ChildSpec, Dropped, own_environment
 from muxd.config import Config
 from muxd.config.loopback import url_host
 from muxd.config.proxy_settings import write_for_proxy
-from muxd.engines.engine_client import EngineCallFailed, EngineClient
+from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
 from muxd.errors import MuxdError, in_words
+from muxd.http.keepalive_client import HttpClient
 from muxd.left_behind import proxy_digest
 from muxd.log_names import log_files
 from muxd.own_files import make_way
@@ -99,7 +99,7 @@ class ProxyChild:
         """Set the configuration for the next start; a running process asks muxd for changes of the models."""
         self._config = config
 
-    async def run(self, record: Callable[..., None], http: httpx.AsyncBaseTransport) -> None:
+    async def run(self, record: Callable[..., None], http: HttpClient) -> None:
         """Keep a process running and answering until `stop`; `record` is called for every end not asked for."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, http, name=f"health of {self.name}")
@@ -107,7 +107,7 @@ class ProxyChild:
             await self._keep_running(record)
             nursery.cancel_scope.cancel()
 
-    async def _watch(self, http: httpx.AsyncBaseTransport) -> None:
+    async def _watch(self, http: HttpClient) -> None:
         """Kill a process that does not answer PROBE_FAILURES times in a row, such as one stuck in its loop.
 
         The kernel chooses who of several answers at the clients' port: each is asked at a socket of its own.
@@ -115,11 +115,10 @@ class ProxyChild:
         if self._share is None:
             await self._probe(http, lambda: f"http://{url_host(self._config.proxy.host)}:{self.ports.port}")
         else:
-            transport = httpx.AsyncHTTPTransport(uds=str(self._share.socket()), verify=False)
-            async with transport:
-                await self._probe(transport, lambda: "http://proxy")
+            async with open_http(self._share.socket()) as own:
+                await self._probe(own, lambda: "http://proxy")
 
-    async def _probe(self, http: httpx.AsyncBaseTransport, url: Callable[[], str]) -> None:
+    async def _probe(self, http: HttpClient, url: Callable[[], str]) -> None:
         while True:
             await trio.sleep(PROBE_INTERVAL)
             self._misses = 0 if self._child is None or await _answers(http, url()) else self._misses + 1
@@ -231,7 +230,7 @@ class ProxyChild:
         )
 
 
-async def _answers(http: httpx.AsyncBaseTransport, url: str) -> bool:
+async def _answers(http: HttpClient, url: str) -> bool:
     """Say whether the proxy answers its health route; True also where muxd has no file descriptor left to ask."""
     client = EngineClient(http, url, "", lambda _: None, call_timeout=PROBE_TIMEOUT, probe_timeout=PROBE_TIMEOUT)
     try:

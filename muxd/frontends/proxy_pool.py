@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import trio
 
 from muxd.children import Child, Children, Dropped
 from muxd.config import Config
+from muxd.http.keepalive_client import HttpClient
 from muxd.left_behind import proxy_digest
 from muxd.pool_share import PoolShare, make_pool_folder, process_names, processes_of
 from muxd.saved_state import StateFile
@@ -132,7 +132,7 @@ class ProxyPool:
             self._state.state.proxy_digest = proxy_digest(config)
             self._state.save()
 
-    async def run(self, record: Callable[..., None], http: httpx.AsyncBaseTransport) -> None:
+    async def run(self, record: Callable[..., None], http: HttpClient) -> None:
         """Keep all processes running and answering until `stop`, and close their ports then."""
         async with trio.open_nursery() as nursery:
             for each in self.processes:

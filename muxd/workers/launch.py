@@ -10,8 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-
 from muxd.children import Child, Children, ChildSpec
 from muxd.config import Config, Model
 from muxd.core.events import Event
@@ -20,6 +18,7 @@ from muxd.engines.engine import SERVER_PID, Engine, LaunchContext, LaunchSpec, S
 from muxd.engines.engine_client import EngineClient
 from muxd.engines.registry import kind_of
 from muxd.gpus import Gpus
+from muxd.http.keepalive_client import HttpClient
 from muxd.launchers.launcher import launcher_for
 from muxd.launchers.observed_scripts import ObservedScripts
 from muxd.log_names import file_name, log_files
@@ -55,7 +54,7 @@ class WorkerContext:
     children: Children
     gpus: Gpus
     state: StateFile
-    http: httpx.AsyncBaseTransport
+    http: HttpClient
     tell: Callable[[Event], None]
     scripts: ObservedScripts = field(default_factory=ObservedScripts)
     held_memory: dict[str, dict[str, int]] = field(default_factory=dict)  # bytes by worker and GPU, as last measured

@@ -14,6 +14,7 @@ import trio
 from muxd.config import Model
 from muxd.engines.engine_client import LONGEST_ANSWER, EngineCallFailed, EngineClient, open_http
 from muxd.engines.registry import engine_for
+from tests.answering_client import AnsweringClient
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), sleep_level=2)
 
@@ -164,21 +165,17 @@ async def test_an_engine_that_answers_oddly_while_it_falls_asleep_is_not_seen_id
             await engine_for(MODEL).sleep(link, MODEL, 2, [])
 
 
-def short_of(number: int, times: float) -> httpx.AsyncBaseTransport:
+def short_of(number: int, times: float) -> AnsweringClient:
     """A client that gets no socket so often, and then an answer."""
     left = [times]
 
     def answer(_: httpx.Request) -> httpx.Response:
         if left[0] > 0:
             left[0] -= 1
-            inner = OSError(number, "none left")
-            try:
-                raise OSError("all attempts to connect failed") from ExceptionGroup("", [inner])
-            except OSError as error:
-                raise httpx.ConnectError("no") from error
+            raise httpx.ConnectError("no") from OSError(number, "none left")
         return httpx.Response(200, stream=httpx.ByteStream(json.dumps({"loads": []}).encode()))
 
-    return httpx.MockTransport(answer)
+    return AnsweringClient(answer)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS])
@@ -208,7 +205,7 @@ async def test_a_call_that_was_sent_after_a_lack_is_not_told_as_never_sent(autoj
         await trio.sleep_forever()
         raise AssertionError
 
-    async with httpx.MockTransport(answer) as client:
+    async with AnsweringClient(answer) as client:
         link = EngineClient(client, "http://w", "", lambda _: None, call_timeout=5.0, probe_timeout=5.0)
         with pytest.raises(EngineCallFailed) as failed:
             await link.call("pause", "/pause_generation", {})
@@ -229,9 +226,7 @@ async def test_cookies_of_a_server_are_not_kept():
         shown.append(request.headers.get("cookie"))
         return httpx.Response(200, headers={"Set-Cookie": "a=b"}, stream=httpx.ByteStream(b"{}"))
 
-    link = EngineClient(
-        httpx.MockTransport(answer), "http://w", "", lambda _: None, call_timeout=5.0, probe_timeout=5.0
-    )
+    link = EngineClient(AnsweringClient(answer), "http://w", "", lambda _: None, call_timeout=5.0, probe_timeout=5.0)
     for _ in range(2):
         await link.ask("/v1/loads")
     assert shown == [None, None]

@@ -13,6 +13,7 @@ from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.registry import engine_for
 from muxd.engines.routers import StandInRouter
 from muxd.engines.wake_proof import PROMPT, ProofAnswer
+from tests.answering_client import AnsweringClient
 
 SGLANG = Model("qwen", model_path="/m", served_names=("a",))
 VLLM = Model("qwen", engine="vllm", model_path="/m", served_names=("a",))
@@ -73,7 +74,7 @@ class Server:
         async def answer(request: httpx.Request) -> httpx.Response:
             return self.answer(request)
 
-        async with httpx.MockTransport(answer) as http:
+        async with AnsweringClient(answer) as http:
             times = {"call_timeout": 5.0, "probe_timeout": 5.0}
             yield EngineClient(http, "http://127.0.0.1:9", "admin", lambda _: None, api_key="api", **times)
 

@@ -20,6 +20,7 @@ from muxd.engines.engine import LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
 from muxd.engines.remote.engine import RemoteServers
 from muxd.engines.routers import RoutedServer, SGLangRouter, StandInRouter
+from muxd.http.keepalive_client import KeepAliveClient
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, serve_http
 from muxd.ports import Reservation
@@ -57,10 +58,10 @@ class PretendWorker:
 
 
 class RouterBench:
-    def __init__(self, http: httpx.AsyncBaseTransport, url: str, nursery: trio.Nursery) -> None:
-        self.http, self.url, self.nursery = httpx.AsyncClient(transport=http, trust_env=False), url, nursery
-        self.transport, self.router = http, StandInRouter()
-        self.link = EngineClient(http, url, "", lambda _: None, call_timeout=5, probe_timeout=5)
+    def __init__(self, http: httpx.AsyncClient, calls: KeepAliveClient, url: str, nursery: trio.Nursery) -> None:
+        self.http, self.url, self.nursery = http, url, nursery
+        self.calls, self.router = calls, StandInRouter()
+        self.link = EngineClient(calls, url, "", lambda _: None, call_timeout=5, probe_timeout=5)
 
     async def worker(self, name: str) -> PretendWorker:
         return await PretendWorker(name, self.nursery).start()
@@ -78,9 +79,10 @@ class RouterBench:
 @asynccontextmanager
 async def router_bench() -> AsyncIterator[RouterBench]:
     reservation = Reservation(0)
-    async with open_http() as http, trio.open_nursery() as nursery:
+    client = httpx.AsyncClient(trust_env=False, verify=False)
+    async with client as http, open_http() as calls, trio.open_nursery() as nursery:
         nursery.start_soon(serve, reservation.port)
-        bench = RouterBench(http, f"http://127.0.0.1:{reservation.port}", nursery)
+        bench = RouterBench(http, calls, f"http://127.0.0.1:{reservation.port}", nursery)
         with trio.fail_after(10):
             while not await bench.router.is_ready(bench.link):
                 await trio.sleep(0.01)
@@ -224,7 +226,7 @@ async def test_a_router_that_is_gone_cannot_be_told():
     async with router_bench() as bench:
         gone = await bench.worker("no router")
         gone.die()
-        link = EngineClient(bench.transport, gone.url, "", lambda _: None, call_timeout=1, probe_timeout=1)
+        link = EngineClient(bench.calls, gone.url, "", lambda _: None, call_timeout=1, probe_timeout=1)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(EngineCallFailed):
             await bench.router.sync(link, ())

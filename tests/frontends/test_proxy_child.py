@@ -75,7 +75,7 @@ async def test_each_of_several_processes_is_asked_at_its_own_socket_and_only_one
 
     async def noted(http: httpx.AsyncHTTPTransport, url: str) -> bool:
         found = await really_answers(http, url)
-        answers[f"proxy-{http._pool._uds[-6]}"].append(found)
+        answers[f"proxy-{str(http.unix)[-6]}"].append(found)
         return found
 
     monkeypatch.setattr(proxy_child, "_answers", noted)
