@@ -99,6 +99,7 @@ class KnownHeads:
         self._ids = frozenset(ids)
         self._varying = (self._ids | frozenset(TRACES)) - UNUSUAL - {_LENGTH, b"host", b"connection"}
         self._heads: dict[tuple[bytes, ...], KnownHead] = {}
+        self.latest: KnownHead | None = None  # that was looked for
 
     def __len__(self) -> int:
         return len(self._heads)
@@ -121,6 +122,7 @@ class KnownHeads:
                 self._heads.clear()
             ids = [index for index, name in enumerate(names) if name in self._ids]
             known = self._heads[pieces] = KnownHead(request, pieces, indices, ids[0] if len(ids) == 1 else -1)
+        self.latest = known
         return known
 
 

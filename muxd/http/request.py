@@ -139,11 +139,13 @@ class RequestParser:
         `known_heads`: those of all connections, where the same heads are likely to come again.
         """
         self._known_heads = known_heads if max_head > LONGEST_KNOWN else None
-        self._known: KnownHead | None = None  # that of the last request
+        # That of the last request; before the first, that of the owner's last new one: clients that make a connection
+        # for each request send much the same.
+        self._known = self._known_heads.latest if self._known_heads is not None else None
         self._strange = 0  # requests that did not have it
         self._max_head = max_head
         self._max_body = max_body
-        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+        self._parser: HttpRequestParser | None = None  # made when a head is not known
         self._ready: list[Request] = []
         self._method = ""
         self._version = "1.1"
@@ -186,7 +188,8 @@ class RequestParser:
             known = self._known
             if known is not None and (parts := known.parts(text, self._max_body)) is not None:
                 return [Request(known.method, known.target, parts[0], parts[1], "1.1", True, 0, known)]
-        assert self._parser is not None
+        if self._parser is None:
+            self._parser = HttpRequestParser(self)
         ready: list[Request] = []
         self._ready = ready
         while True:

@@ -39,9 +39,6 @@ class Embedding(ProxiedRequest):
                 self._drop_gathered()
         return True
 
-    def on_event(self, data: bytes, now: float) -> None:
-        self.on_bytes(data)
-
     def on_complete(self, keep_alive: bool) -> None:
         """Send the translated response, or an error where the body was dropped or cannot be read."""
         self._upstream = None

@@ -5,6 +5,8 @@ import socket
 
 def peer_of(address: str) -> str:
     """Return the peer behind an address: for IPv6 its /64 network, which one host can have whole (RFC 6177)."""
+    if ":" not in address:
+        return address
     try:
         packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
     except OSError:

@@ -42,6 +42,7 @@ from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, spliced
 
 from .answers import BAD_GATEWAY, GATEWAY_TIMEOUT, Refusal
 from .auth.origins import without_rules
+from .event_flow import EventFlow
 from .forwarding import worker_head
 from .grant import Grant
 from .leases import ModelLease
@@ -109,7 +110,7 @@ class ProxiedRequest:
     _begun = False  # some of the worker's body was sent to the client
     _stream: StreamFormat | None = None  # the format of the worker's response, where it is a stream
     _client_format: StreamFormat = EVENTS  # the format in which the client gets the proxy's own comments and errors
-    _last_bytes = 0.0  # when a stream that has begun last gave bytes; 0 for any other response
+    flow: EventFlow | None = None  # of a stream that has begun
     _comment_interval = inf
     _comments = True  # the client can bear comments
     _plain = False  # the worker must not compress its response
@@ -354,10 +355,8 @@ class ProxiedRequest:
 
     def on_bytes(self, data: bytes) -> bool:
         """Relay bytes of the response; return False where the client's connection holds too many."""
-        if self._last_bytes:
-            now = monotonic()
-            self._gaps.add(now - self._last_bytes)
-            self._last_bytes = now
+        if self.flow is not None:
+            self.flow.note(monotonic())
         elif not self._begun:
             if self.fatal_error and self._is_kept_back(data):
                 return True
@@ -371,24 +370,6 @@ class ProxiedRequest:
             data = self._reframer.feed(data)
         self._record.sent += len(data)
         return self._client.send(data)
-
-    def on_event(self, data: bytes, now: float) -> None:
-        """Relay a whole event of a stream, the most frequent call: what `on_bytes` does, with less work."""
-        if not self._last_bytes or self._reframer is not None:
-            self.on_bytes(data)
-            return
-        gaps = self._gaps
-        gaps.noted.append(now - self._last_bytes)
-        if len(gaps.noted) > gaps.MOST_NOTED:
-            gaps.flush()
-        self._last_bytes = now
-        usage = self._usage
-        if usage is not None and data.rfind(usage.key) >= 0:
-            usage.see(data)
-        record = self._record
-        record.sent += len(data)
-        record.events += 1
-        self._client.relay(data)
 
     def _is_kept_back(self, data: bytes) -> bool:
         """Keep bytes from the client that the worker's engine has died, or may have died; say whether they were kept.
@@ -431,10 +412,10 @@ class ProxiedRequest:
                 self.deadline = inf
                 self._client.heed()
             if self._stream:
-                self._gaps = self._lease.meter.gaps
-                self._last_bytes = monotonic()
-                self._record.first_byte = self._last_bytes - self._record.arrived
-                self._lease.meter.first_byte(self._record.first_byte)
+                now, meter, record = monotonic(), self._lease.meter, self._record
+                record.first_byte = now - record.arrived
+                meter.first_byte(record.first_byte)
+                self.flow = EventFlow(self._client, record, meter.gaps, self._usage, self._reframer, now)
         return data
 
     def on_complete(self, keep_alive: bool) -> None:

@@ -108,12 +108,18 @@ def test_pieces_never_overtake_each_other_where_the_kernel_takes_a_part(sizes: t
 class Ignoring:
     """Asks, and does not care what is answered."""
 
+    takes_whole = False
+
+    @property
+    def flow(self) -> "Ignoring":
+        return self
+
+    def pass_on(self, data: bytes, now: float) -> None: ...
+
     def on_answer(self, status: int, head: bytes) -> None: ...
 
     def on_bytes(self, data: bytes) -> bool:
         return True
-
-    def on_event(self, data: bytes, now: float) -> None: ...
 
     def on_complete(self, keep_alive: bool) -> None: ...
 

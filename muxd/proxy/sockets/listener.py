@@ -4,6 +4,7 @@ import errno
 import logging
 import socket
 from contextlib import suppress
+from functools import partial
 from math import inf
 from time import monotonic
 
@@ -32,6 +33,7 @@ class Listener:
         self._context = context
         self._sock = sock
         self._open = True
+        self._accepted = partial(socket.socket, sock.family, sock.type, sock.proto)
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             _set_client_options(sock)
@@ -49,7 +51,8 @@ class Listener:
             if not self._open:
                 return
             try:
-                sock, address = self._sock.accept()
+                # Not `accept`: it finds out family and type anew each time, which takes as long as the system call.
+                fd, address = self._sock._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as error:
@@ -58,7 +61,7 @@ class Listener:
                     self.deadline = self._context.reactor.after(_PAUSE)
                     return
                 continue  # that client is gone already (accept(2), "Error handling")
-            self._admit(sock, address)
+            self._admit(self._accepted(fileno=fd), address)
         self._context.reactor.again(self._accept)
 
     def _admit(self, sock: socket.socket, address: object) -> None:

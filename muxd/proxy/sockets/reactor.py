@@ -96,6 +96,7 @@ class Reactor:
         self.now = monotonic()  # when this turn's events were returned, on the monotonic clock
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        self._callbacks: dict[int, Callable[[int], None]] = {}  # by descriptor: its handler's `on_event`
         self._alarms: list[Alarm] = []
         self._again: list[Callable[[], None]] = []
         self._soon: deque[Callable[[], object]] = deque()  # other threads append to it
@@ -114,6 +115,7 @@ class Reactor:
 
     def add(self, sock: socket.socket, handler: Handler) -> None:
         self._handlers[sock.fileno()] = handler
+        self._callbacks[sock.fileno()] = handler.on_event
         self._epoll.register(sock.fileno(), _EDGES)
 
     def close(self, sock: socket.socket) -> None:
@@ -122,7 +124,7 @@ class Reactor:
         Within a turn the socket is closed only at the turn's end: else a new socket could get
         the same descriptor, and its handler the events of the closed one.
         """
-        del self._handlers[sock.fileno()]
+        del self._handlers[sock.fileno()], self._callbacks[sock.fileno()]
         self._epoll.unregister(sock.fileno())
         if self._turning:
             self._closing.append(sock)
@@ -203,11 +205,10 @@ class Reactor:
         events = self._epoll.poll(patience, _BATCH)
         self.now = now = monotonic()
         self._turning = True
-        handlers = self._handlers
+        find = self._callbacks.get
         for fd, mask in events:
-            handler = handlers.get(fd)
-            if handler is not None:
-                handler.on_event(mask)
+            if (callback := find(fd)) is not None:
+                callback(mask)
         if self._again or self._soon:
             self._run_callbacks()
         if self._unsent:

@@ -57,6 +57,16 @@ class UpstreamLoss(Enum):
     SILENT = auto()  # no byte came within upstream_timeout
 
 
+class EventOutlet(Protocol):
+    """Where the single events of a stream go."""
+
+    def pass_on(self, data: bytes, now: float) -> None:
+        """Handle a chunk that is exactly one event of a stream, received alone and after the end of the event before.
+
+        `now` is on the monotonic clock.  Where the client can take no more, `pause` is called.
+        """
+
+
 class ResponseReceiver(Protocol):
     """The receiver of a worker's response.
 
@@ -66,6 +76,10 @@ class ResponseReceiver(Protocol):
 
     takes_whole: bool  # the receiver has use for `on_whole`
 
+    @property
+    def flow(self) -> "EventOutlet | None":
+        """Return where whole events go from now on; None where all bytes go through `on_bytes`."""
+
     def on_whole(self, data: bytes, known: KnownAnswer) -> None:
         """Handle a whole response of known head, which came at once, in place of all other calls."""
 
@@ -74,12 +88,6 @@ class ResponseReceiver(Protocol):
 
     def on_bytes(self, data: bytes) -> bool:
         """Handle bytes of the response, head included; return False to have no more until `resume`."""
-
-    def on_event(self, data: bytes, now: float) -> None:
-        """Handle a chunk that is exactly one event of a stream, received alone and after the end of the event before.
-
-        `now` is on the monotonic clock.  A receiver that can take no more calls `pause`.
-        """
 
     def on_complete(self, keep_alive: bool) -> None:
         """Handle the response's end; `keep_alive` is what its head says."""
@@ -101,7 +109,7 @@ class Upstream(Connection):
         "_complete",
         "_ending",
         "_first_byte_timeout",
-        "_flows",
+        "_flow",
         "_interim_size",
         "_keep_alive",
         "_messages_begun",
@@ -142,7 +150,7 @@ class Upstream(Connection):
         self._only_head = False  # nothing but the head was passed on
         self._tail = b""
         self._chunked = False
-        self._flows = False
+        self._flow: EventOutlet | None = None  # while nothing but whole events is likely to come
         self._paused = False
         self._first_byte_timeout = inf
 
@@ -164,6 +172,7 @@ class Upstream(Connection):
     def pause(self) -> None:
         """Read no more until `resume`, as the receiver can take no more for now."""
         self._paused = True
+        self._flow = None
 
     def resume(self) -> None:
         """Read on, as the receiver can take more."""
@@ -189,10 +198,11 @@ class Upstream(Connection):
         This is a chunk that is exactly one event of a stream, or a whole response whose head is known.  Most bytes come
         so.
         """
-        if mask != _DATA or self._paused or self.outbox or self.connecting:
+        flow = self._flow
+        if mask != _DATA or (flow is None and (self._paused or self.outbox or self.connecting)):
             self._on_any_event(mask)
             return
-        most = _READ_EVENT if self._flows else _READ_AT_ONCE
+        most = _READ_AT_ONCE if flow is None else _READ_EVENT
         try:
             data = self.sock.recv(most)
         except BlockingIOError:
@@ -201,14 +211,13 @@ class Upstream(Connection):
             self._ended(error)
             return
         size = len(data)
-        asker, known = self.asker, self.pool.known_answer
-        if self._flows:
+        if flow is not None:
             if size < _READ_EVENT and data.endswith(_EVENT_END) and data.startswith(_SIZE_LINES[size]):
-                asker.on_event(data, self.reactor.now)  # type: ignore[union-attr]  # a stream has a receiver
+                flow.pass_on(data, self.reactor.now)
                 return
         elif (
-            known is not None
-            and asker is not None
+            (known := self.pool.known_answer) is not None
+            and (asker := self.asker) is not None
             and asker.takes_whole
             and size < most  # else more bytes may be behind it
             and not (self.head or self._written)  # it begins here, and the request was sent before
@@ -307,7 +316,8 @@ class Upstream(Connection):
             return
         self._tail = data[-6:] if len(data) > 5 else (self._tail + data)[-6:]
         self._between_chunks = self._whole_chunks
-        self._flows = self._whole_chunks and self._chunked and data.endswith(_EVENT_END)
+        flows = self._whole_chunks and self._chunked and data.endswith(_EVENT_END)
+        self._flow = asker.flow if flows and not (self._paused or self.outbox) else None
         if self._complete:
             if is_first and self._keep_alive and not self._chunked:
                 self.pool.learn(data)
