@@ -1,5 +1,6 @@
 """Entry point of muxctl: run a verb, return its exit code.  A failure is one line on stderr, never a traceback."""
 
+import gc
 import os
 import sys
 from argparse import Namespace
@@ -16,6 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
+        if argv is None:
+            gc.freeze()  # at its exit Python goes through all that is not frozen, for a tenth of a command's CPU
         return code
     except CommandFailed as failure:
         print(f"muxctl: {failure.message}", file=sys.stderr)

@@ -6,7 +6,6 @@ costs nothing until one of its tasks has something to do.  All trio tasks still 
 thread of the reactor, so nothing needs a lock.
 """
 
-import gc
 import os
 import resource
 from collections.abc import Awaitable, Callable
@@ -26,8 +25,6 @@ _DESCRIPTORS = 16384  # the kernel's descriptor table is grown to so many at the
 def run_with_trio_guest(main: Callable[[Reactor], Awaitable[T]]) -> T:
     """Run `main` as trio.run would, on a reactor that turns meanwhile; return or raise what `main` does."""
     _grow_descriptor_table()
-    gc.collect()
-    gc.freeze()  # modules live as long as the process: to collect among them stops every stream for 5 to 20 ms
     reactor = Reactor()
     ended: list[outcome.Outcome[T]] = []
     try:
