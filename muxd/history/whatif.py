@@ -3,7 +3,9 @@
 The journal is replayed first: it says when requests came for which model and how long they kept it busy, and what
 starts, sleeps and wakes took.  Then a fresh core is told of the same requests on a host that takes those times, once
 with the settings as they were and once with the others, so that both rows are of one kind.  What is not in the model:
-crashes, orders but switches, strangers on the GPUs, reloads; clients ask when they did, however long they waited.
+crashes, orders but switches, strangers on the GPUs, reloads; clients ask when they did, however long they waited.  Nor
+are single answers: what overlaps is one piece of work (`Work`), which has no age to tell the core of.  So no simulated
+model is kept open for an unusually long answer (`policy.closes_at`); both rows give way sooner there than muxd does.
 """
 
 import heapq
