@@ -65,7 +65,7 @@ def model_status(group: GroupView, runners: Mapping[str, Runner], wanted: Model 
         "memory": _memory(several),
         "next": group.next_step,
         "eta_s": None if group.is_leaving else seconds(group.progress.eta),
-        "retry_in_s": None if group.retry_at == -inf else seconds(max(0.0, group.retry_at - now)),
+        "retry_in_s": _retry_in(group),
         "dropped_log_bytes": dropped.bytes,
         "dropped_log_reason": dropped.why or None,
         "dropped_log_now": dropped.going_on,
@@ -119,7 +119,7 @@ def _worker_status(worker: WorkerView, runners: Mapping[str, Runner], now: float
         "last_exit": _last_exit(worker, runners, now),
         "reason": worker.reason or runner.notice or None,
         "memory": _memory([runner]),
-        "retry_in_s": _retry_in(worker, now),
+        "retry_in_s": _retry_in(worker),
     }
 
 
@@ -168,9 +168,8 @@ def _dropped(runners: Sequence[Runner]) -> Dropped:
     return Dropped(sum(dropped.bytes for dropped in each), why, any(dropped.going_on for dropped in each))
 
 
-def _retry_in(worker: WorkerView, now: float) -> float | None:
-    waits = worker.state in (WorkerState.BACKOFF, WorkerState.FAILED)
-    return seconds(max(0.0, worker.retry_at - now)) if waits else None
+def _retry_in(view: GroupView | WorkerView) -> float | None:
+    return None if view.retry_wait == -inf else seconds(max(0.0, view.retry_wait))
 
 
 def switch_status(switch: SwitchView, progress: Progress, now: float) -> dict[str, Any]:

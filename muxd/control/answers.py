@@ -74,7 +74,7 @@ class WorkerAnswer(TypedDict):
     last_exit: ExitAnswer | None
     reason: str | None
     memory: MemoryAnswer
-    retry_in_s: float | None
+    retry_in_s: Annotated[float | None, _told("until it is tried again; null: it did not fail")]
 
 
 class ModelAnswer(LostLogAnswer):
@@ -113,7 +113,7 @@ class ModelAnswer(LostLogAnswer):
     memory: MemoryAnswer
     next: Annotated[str | None, _told("what happens to it next")]
     eta_s: Annotated[float | None, _told("until it is ready; null: not known, or nobody wants it")]
-    retry_in_s: float | None
+    retry_in_s: Annotated[float | None, _told("until it is tried again; null: it did not fail")]
     weights: Annotated[WeightsAnswer | None, _told("how much of its files is in the page cache")]
     tokens_per_s: Annotated[float | None, _told("null: it has answered nothing yet")]
     replicas: NotRequired[ReplicasAnswer]

@@ -30,7 +30,7 @@ class WorkerView(Struct, frozen=True):
     level: int
     restarts: int
     woke_wrong_count: int
-    retry_at: float
+    retry_wait: float  # seconds until its next start may be; few where it waits for its port; -inf: none waits
     ended: str  # how its process last came to its end
     ended_code: str
     ended_at: float
@@ -66,7 +66,7 @@ class GroupView(Struct, frozen=True):
     level: int
     sleep_level: int
     sleep_trouble: str  # of the first of its members that has one
-    retry_at: float
+    retry_wait: float  # seconds until its next start may be; few where it waits for its port; -inf: none waits
     gpus: frozenset[GpuId]
     pinned: bool
     held_for: float | None  # seconds for which an operator holds it yet; inf for endless, None: nobody does
@@ -130,7 +130,7 @@ class CoreView:
         return HostView(
             now=host.now,
             groups=tuple(host.groups),
-            workers={name: self._worker(worker) for name, worker in host.workers.items()},
+            workers={name: self._worker(worker, host.now) for name, worker in host.workers.items()},
             switches=self.switches(),
             gpus_there=host.gpus_there,
             strangers=dict(host.strangers),
@@ -158,7 +158,7 @@ class CoreView:
             level=group.level,
             sleep_level=group.sleep_level,
             sleep_trouble=next(filter(None, map(_sleep_trouble, group.serving)), ""),
-            retry_at=group.retry_at,
+            retry_wait=group.retry_wait(now),
             gpus=group.gpus,
             pinned=group.spec.pinned,
             held_for=None if group.held_until is None else group.held_until - now,
@@ -171,7 +171,7 @@ class CoreView:
             waiting_batch=waiting_batch,
             oldest_wait=group.oldest_wait(now) if group.wanted else None,
             leases=len(group.granted),
-            members=tuple(map(self._worker, group.members)),
+            members=tuple(self._worker(worker, now) for worker in group.members),
             progress=progress_of(host, switching, group, now),
             next_step=next_step(host, switching, self._scheduler.idling, group, now),
             never_loads=self._never_loads(group),
@@ -232,7 +232,7 @@ class CoreView:
     def _never_loads(self, group: Group) -> str:
         return str(self._host.placement.never_loads(group) or "")
 
-    def _worker(self, worker: Worker) -> WorkerView:
+    def _worker(self, worker: Worker, now: float) -> WorkerView:
         return WorkerView(
             name=worker.name,
             group=worker.group,
@@ -244,7 +244,7 @@ class CoreView:
             level=worker.level,
             restarts=worker.restarts,
             woke_wrong_count=worker.woke_wrong_count,
-            retry_at=worker.retry_at,
+            retry_wait=worker.retry_wait(now),
             ended=worker.ended,
             ended_code=worker.ended_code,
             ended_at=worker.ended_at,

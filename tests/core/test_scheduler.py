@@ -46,6 +46,7 @@ from muxd.core.events import (
 )
 from muxd.core.progress import next_step
 from muxd.core.states import WorkerState
+from muxd.core.view import CoreView
 from muxd.core.worker import BAD_LEVELS, PORT_RETRY
 
 from .playbook import Playbook, single
@@ -308,6 +309,13 @@ def test_while_its_port_is_taken_clients_are_told_to_come_back_in_seconds_and_no
         >> PortFreed(3604.5, "a")
         << StartWorker("a")
     )  # fmt: skip
+
+
+def test_status_says_the_same_of_its_next_start():
+    view = CoreView(awaiting_its_port().scheduler)
+    assert [view.group("a", now).retry_wait for now in (6.0, 3604.0)] == [PORT_RETRY, 1.0]
+    assert view.group("a", 6.0).members[0].retry_wait == view.host().workers["a"].retry_wait == PORT_RETRY
+    assert view.group("b", 6.0).retry_wait == -inf
 
 
 def test_a_start_that_fails_of_something_else_than_its_port_waits_for_its_cool_down():
