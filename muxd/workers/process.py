@@ -132,7 +132,7 @@ class WorkerProcess:
         self._listener: PortOwnership | None = None
         self.context_length: int | None = None  # in tokens, as the server says
         self.is_generation: bool | None = None  # as the server says
-        self.notice = ""  # what an operator should mend although the worker serves
+        self.notice = ""  # what an operator should mend although the worker serves; the supervisor logs it
         self._proof = ProofKeeper(engine, context.state, no_proof)
         self._inspection = ScriptInspection(engine, context.scripts)
 
@@ -429,7 +429,6 @@ class WorkerProcess:
         processes = await listener.commands()
         cause = await self._engine.find_keys(server.link, processes)
         if cause is not None:
-            self._log_cause(cause.code, str(cause))
             self.notice = f"{cause} ({cause.code})"
         self._given_up = await self._inspection.look(self._model, listener, server.link)
         return self._given_up is None

@@ -205,13 +205,14 @@ async def test_while_its_processes_cannot_be_seen_it_loads_on(autojump_clock, tm
         assert (await worker.ends()).failure is Failure.TIMED_OUT
 
 
-async def test_a_ready_server_is_used_even_where_its_keys_cannot_be_read(autojump_clock, tmp_path):
+async def test_a_ready_server_is_used_even_where_its_keys_cannot_be_read(autojump_clock, tmp_path, caplog):
     async with one_worker(tmp_path, script=the_script(tmp_path)) as worker:
         serves(worker)
         worker.behaviour.key = "hidden"
         await worker.gets_ready()
         assert worker.runner.notice.startswith("the engine did not take muxd's key for /v1/loads")
         assert worker.runner.notice.endswith("(engine_locked)")
+        assert "engine_locked" not in caplog.text, "the supervisor logs every notice"
 
 
 async def test_a_ready_server_is_not_served_before_its_processes_are_seen(autojump_clock, tmp_path, caplog):
