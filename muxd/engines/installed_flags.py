@@ -62,17 +62,22 @@ def own_args(model: Model, half: str) -> Sequence[str]:
     return options.args if options is not None else ()
 
 
+def changed_models(wanted: Sequence[Model], running: Sequence[Model]) -> list[tuple[Model, Model | None]]:
+    """Return the models that a reload adds or changes, each with what it was; None: it is new."""
+    before = {model.name: model for model in running}
+    return [(model, was) for model in wanted if model != (was := before.get(model.name))]
+
+
 def faults_of_a_reload(
-    wanted: Sequence[Model], running: Sequence[Model], environ: Mapping[str, str]
+    changed: Sequence[tuple[Model, Model | None]], environ: Mapping[str, str]
 ) -> Iterator[tuple[KeyPath, FlagFault]]:
     """Yield what is wrong with flags that a reload gives to models, each by its key; those that stay are not asked for.
 
-    What could not be compared is a fault that is not refused.
+    `changed`: see `changed_models`.  What could not be compared is a fault that is not refused.
     """
-    before = {model.name: model for model in running}
     asked: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[Model]] = {}
-    for model in wanted:
-        was, python = before.get(model.name), _python(model, environ)
+    for model, was in changed:
+        python = _python(model, environ)
         is_new = was is None or (python, *_said(model)) != (_python(was, environ), *_said(was))
         if python is not None and is_new:
             asked.setdefault((model.engine, python, tuple(sorted(model.env.items()))), []).append(model)

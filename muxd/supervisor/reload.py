@@ -22,7 +22,7 @@ from muxd.config.sources import Source, read_sources
 from muxd.config.written import written_since
 from muxd.core.events import Reconfigured
 from muxd.engines.gpu_source import are_pretend
-from muxd.engines.installed_flags import faults_of_a_reload
+from muxd.engines.installed_flags import changed_models, faults_of_a_reload
 from muxd.engines.routers.installed_parser import faults_of_new_routers
 from muxd.errors import ConfigError, NeedsRestart, ShuttingDown, in_words
 from muxd.launchers.observed_scripts import completed
@@ -202,8 +202,9 @@ def _refuse_what_cannot_start(wanted: Config, running: Config) -> list[str]:
 
     Return what is likely a mistake otherwise.  A reload ends what serves: their own parsers are asked first.
     """
-    refused, warnings = list(faults_of_new_routers(wanted.models, running.models, os.environ)), []
-    for key, fault in faults_of_a_reload(wanted.models, running.models, os.environ):
+    changed = changed_models(wanted.models, running.models)
+    refused, warnings = list(faults_of_new_routers(changed, os.environ)), []
+    for key, fault in faults_of_a_reload(changed, os.environ):
         if fault.is_refused:
             refused.append((key, fault.text))
         else:

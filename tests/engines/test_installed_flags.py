@@ -7,12 +7,13 @@ import pytest
 from muxd.config import Model
 from muxd.config.engine_options import SGLangOptions
 from muxd.config.half_options import HalfOptions
-from muxd.engines.installed_flags import faults_of_a_reload
+from muxd.engines.installed_flags import changed_models, faults_of_a_reload
 from tests.interpreters import make_interpreter
 
 
 def faults(wanted, running):
-    return [(".".join(key), fault) for key, fault in faults_of_a_reload(wanted, running, {"PATH": "/usr/bin:/bin"})]
+    found = faults_of_a_reload(changed_models(wanted, running), {"PATH": "/usr/bin:/bin"})
+    return [(".".join(key), fault) for key, fault in found]
 
 
 def sglang(name, python, **keys):
@@ -28,6 +29,12 @@ def test_one_interpreter_is_asked_once_for_all_models_that_are_new_or_have_other
     assert of_b == (f"the SGLang of {python} does not take args: it knows no --no-flag; remove it", True)
     assert of_c == (f"the SGLang of {python} does not take args: why not", True)
     assert (tmp_path / "python.asked").read_text() == "asked\n" * 2, "for what it has, and for the flags"
+
+
+def test_only_models_that_are_new_or_changed_are_looked_at(tmp_path):
+    a, b, c = (sglang(name, "python") for name in "abc")
+    other = replace(b, args=("--x",))
+    assert changed_models([a, other, c], [a, b]) == [(other, b), (c, None)]
 
 
 @pytest.mark.parametrize("is_refused", [True, False])

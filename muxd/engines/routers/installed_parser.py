@@ -25,15 +25,14 @@ def refuse_args(models: Sequence[Model], environ: Mapping[str, str]) -> None:
 
 
 def faults_of_new_routers(
-    wanted: Sequence[Model], running: Sequence[Model], environ: Mapping[str, str]
+    changed: Sequence[tuple[Model, Model | None]], environ: Mapping[str, str]
 ) -> Iterator[tuple[KeyPath, str]]:
     """Yield why another router of a running model cannot start, by its `router.args` or `router.python`.
 
-    A reload ends the router that serves: the next one's flags are shown to its own parser first (0.5 s).
+    A reload ends the router that serves: the next one's flags are shown to its own parser first (0.5 s).  `changed`:
+    the models that it changes or adds, each with what it was.
     """
-    before = {model.name: model for model in running}
-    for model in wanted:
-        was = before.get(model.name)
+    for model, was in changed:
         if was is None or model.router is None or not (has_router(model) and has_router(was)):
             continue
         python, own, key = interpreter(model), {**environ, **model.env}, ("models", model.name, "router")
