@@ -173,12 +173,16 @@ def test_the_shim_is_the_standard_library_and_itself_alone():
     assert {m for m in found if m.startswith("muxd.")} == {m for m in found if m.startswith("muxd.shim")}
 
 
+#: What a supervisor runs with.
+DAEMON = "muxd.daemon, muxd.config.load"
+
+
 def test_the_supervisor_is_not_in_the_data_path():
-    assert not [m for m in loaded_by("muxd.daemon") if m.startswith("muxd.proxy.")]
+    assert not [m for m in loaded_by(DAEMON) if m.startswith("muxd.proxy.")]
 
 
 def test_the_supervisor_starts_without_what_costs_much_and_is_not_needed():
-    assert not {"rich", "asyncio", "prometheus_client"} & loaded_by("muxd.daemon")
+    assert not {"rich", "asyncio", "prometheus_client"} & loaded_by(DAEMON)
 
 
 def test_scripts_are_read_with_nothing_but_themselves():
@@ -187,7 +191,7 @@ def test_scripts_are_read_with_nothing_but_themselves():
 
 
 def test_without_a_script_nothing_is_loaded_to_read_one():
-    assert not [m for m in loaded_by("muxd.daemon, muxd.config.load") if m.startswith("muxd.importers")]
+    assert not [m for m in loaded_by(DAEMON) if m.startswith("muxd.importers")]
 
 
 def test_the_grammar_of_bash_is_loaded_where_a_script_is_read_and_not_before():

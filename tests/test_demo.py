@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from muxd.demo import demo_folder
+from tests.typed import run_muxd
 
 
 @pytest.fixture
@@ -31,12 +32,10 @@ def a_demo(*words: str, **options) -> subprocess.Popen:
     return subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, **options)
 
 
-def test_a_taken_port_is_told_with_what_to_do_before_anything_starts(listener):
+def test_a_taken_port_is_told_with_what_to_do_before_anything_starts(listener, capsys):
     port = listener.getsockname()[1]
-    ended = a_demo("--listen-port", str(port))
-    _, err = ended.communicate(timeout=60)
-    assert ended.returncode == 1
-    (line,) = err.splitlines()
+    assert run_muxd("start", "--demo", "--listen-port", str(port)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
     taken = f"muxd: the proxy cannot listen at 127.0.0.1:{port}: address already in use"
     assert line.startswith(f"{taken}: process {os.getpid()} listens on it (")
     assert line.endswith("); end it, or choose another port: muxd start --demo --listen-port PORT")
@@ -68,11 +67,12 @@ def test_after_a_killed_demo_the_next_one_says_how_its_processes_are_ended(tmp_p
         """It is free."""
 
 
-def test_what_else_is_on_the_command_line_is_refused():
-    ended = a_demo("--host", "0.0.0.0")
-    _, err = ended.communicate(timeout=60)
-    assert ended.returncode == 2
-    assert err == "--demo brings its own models and settings; beside it goes --listen-port, and no more\n"
+def test_what_else_is_on_the_command_line_is_refused(capsys):
+    assert run_muxd("start", "--demo", "--host", "0.0.0.0") == 2
+    assert (
+        capsys.readouterr().err
+        == "--demo brings its own models and settings; beside it goes --listen-port, and no more\n"
+    )
 
 
 def test_a_demo_at_any_free_port_is_found_by_a_plain_muxctl(tmp_path):

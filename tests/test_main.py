@@ -143,7 +143,10 @@ def test_a_folder_and_a_script_are_no_configuration(muxd, tmp_path):
         assert muxd(command, "--config", "a.sh")[2].endswith("a.sh is a launch script: give it without --config")
 
 
-@pytest.mark.parametrize("words", [["check", "--no-host", "--config", "muxd.toml"], ["init", "--print"]])
+@pytest.mark.parametrize(
+    "words",
+    [["check", "--no-host", "--config", "muxd.toml"], pytest.param(["init", "--print"], marks=pytest.mark.thorough)],
+)
 def test_a_reader_that_is_gone_is_no_error(tmp_path, words):
     (tmp_path / "muxd.toml").write_text("".join(f"[models.a{number}]\nengine = 'simulator'\n" for number in range(40)))
     reader, writer = os.pipe()

@@ -15,6 +15,7 @@ import pytest
 from tests.end_to_end.api_server import ApiServer
 from tests.end_to_end.muxd import eventually
 from tests.ports import free_port
+from tests.seeds import thorough
 
 MODEL = 'engine = "simulator"\nreplicas = 2\ngpus = [0, 1]\n'
 
@@ -31,10 +32,15 @@ def faults(report, args, name="qwen"):
         (["--cb-failur-threshold", "3"], "it knows no --cb-failur-threshold; did you mean --cb-failure-threshold?"),
         (["--assignment-mode", "eldest"], "--assignment-mode: eldest is no value of it; there are"),
         (["word"], "word belongs to no flag; remove it, or write its flag first"),
-        (["--max-tree-size"], "argument --max-tree-size: expected one argument"),
         (["--cb-failure-threshold", "0"], "Configuration error: Invalid value for field 'circuit_breaker.failure_thre"),
-        (["--ca-cert-paths", "/no.pem"], "Configuration error: Validation failed: Failed to read CA certificate from"),
         (["--cb-failure-threshold", "99999999999999"], "out of range integral type conversion attempted"),
+        *thorough(
+            (["--max-tree-size"], "argument --max-tree-size: expected one argument"),
+            (
+                ["--ca-cert-paths", "/no.pem"],
+                "Configuration error: Validation failed: Failed to read CA certificate from",
+            ),
+        ),
     ],
 )
 def test_what_the_router_would_refuse_is_an_error_with_its_line(report, args, said):

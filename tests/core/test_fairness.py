@@ -146,7 +146,7 @@ def test_two_busy_models_share_the_gpu(work):
     assert min(len(crowd.waits["a"]), len(crowd.waits["b"])) >= 10
 
 
-@pytest.mark.parametrize("start", [0, 10, *thorough(20, 30)])
+@pytest.mark.parametrize("start", [0, *thorough(10, 20, 30)])
 def test_no_stated_bound_is_broken_by_clients_that_return(start):
     """Random closed loops: models keep their turns for clients that pause, and whoever waits is served in time."""
     for seed in seeds(start, 10):
@@ -164,7 +164,7 @@ def test_no_stated_bound_is_broken_by_clients_that_return(start):
         assert not crowd.late, f"seed {seed}, work {crowd.work}, {clients}: {crowd.late[:3]}"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *thorough(2, 3)])
 def test_no_stated_bound_is_broken_where_some_are_awake_together(seed):
     chance = random.Random(seed)
     names = "abcdx"[: chance.randint(3, 5)]

@@ -200,19 +200,25 @@ def test_without_a_place_to_listen_the_verb_says_what_to_write(tmp_path):
         assert 'write listen = "127.0.0.1:30102" under [ui]' in said.stderr
 
 
-def test_keys_are_made_and_revoked_there(tmp_path):
-    port = free_port()
-    with Muxd(tmp_path, f'[ui]\nlisten = "127.0.0.1:{port}"\n{two_models()}') as muxd, Console(muxd, port) as console:
-        console.log_in()
-        made = console.post("keys/add", {"name": "ann", "models": ["alpha"], "requests_per_minute": 60}).json()
-        assert made["secret"].startswith("muxd-")
-        (row,) = console.http.get("/ui/api/keys").json()["keys"]
-        assert (row["name"], row["models"], row["requests_per_minute"]) == ("ann", ["alpha"], 60)
-        assert muxd.post("/v1/chat/completions", {"model": "alpha", "messages": []}).status_code == 401
-        twice = console.post("keys/add", {"name": "ann"})
-        assert twice.status_code == 400
-        assert "there is a key ann already" in twice.json()["error"]["message"]
-        wrong = console.post("keys/add", {"name": "--help"})
-        assert wrong.status_code == 400
-        assert console.post("keys/ann/revoke").json()["revoked"]
-        assert console.http.get("/ui/api/keys").json()["keys"][0]["state"] == "revoked"
+@pytest.fixture
+def without_keys(console):
+    """Take all keys away again."""
+    yield
+    (console.muxd.folder / "muxd.d/keys.toml").unlink()
+    assert console.muxd.muxctl("reload").returncode == 0
+
+
+def test_keys_are_made_and_revoked_there(console, without_keys):
+    console.log_in()
+    made = console.post("keys/add", {"name": "ann", "models": ["alpha"], "requests_per_minute": 60}).json()
+    assert made["secret"].startswith("muxd-")
+    (row,) = console.http.get("/ui/api/keys").json()["keys"]
+    assert (row["name"], row["models"], row["requests_per_minute"]) == ("ann", ["alpha"], 60)
+    assert console.muxd.post("/v1/chat/completions", {"model": "alpha", "messages": []}).status_code == 401
+    twice = console.post("keys/add", {"name": "ann"})
+    assert twice.status_code == 400
+    assert "there is a key ann already" in twice.json()["error"]["message"]
+    wrong = console.post("keys/add", {"name": "--help"})
+    assert wrong.status_code == 400
+    assert console.post("keys/ann/revoke").json()["revoked"]
+    assert console.http.get("/ui/api/keys").json()["keys"][0]["state"] == "revoked"

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from contextlib import closing, contextmanager
+from itertools import product
 
 import pytest
 
@@ -14,6 +15,7 @@ from muxd.shim.processes import program_of
 from muxd.workers import port_ownership as listener_module
 from muxd.workers.port_ownership import PortOwnership
 from tests.childworld import World, eventually
+from tests.seeds import thorough
 
 #: A server that listens and does nothing, below whatever runs it.
 LISTEN = """
@@ -63,8 +65,23 @@ async def until_it_listens(world):
     await eventually(lambda: "listens" in world.stdout())
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"])
-@pytest.mark.parametrize("context", ["exec {}", "{}; true", "setsid --wait {}; true", "( setsid {} & ) ; {sleep}"])
+HOSTS = ("127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1")
+CONTEXTS = ("exec {}", "{}; true", "setsid --wait {}; true", "( setsid {} & ) ; {sleep}")
+
+
+@pytest.mark.parametrize(
+    ("host", "context"),
+    [
+        *zip(HOSTS, CONTEXTS, strict=True),
+        *thorough(
+            *(
+                (host, context)
+                for host, context in product(HOSTS, CONTEXTS)
+                if HOSTS.index(host) != CONTEXTS.index(context)
+            )
+        ),
+    ],
+)
 async def test_what_listens_among_its_own_processes_is_its_own(world, port, host, context):
     child = server(world, port, host, context)
     await until_it_listens(world)
