@@ -235,7 +235,10 @@ class ProxyServer:
         return Gauges(self.front.clients, buffered, dropped, models, batch=batch)
 
     async def drain(self, seconds: float) -> None:
-        """Accept no client, refuse waiting requests, let those in flight finish; cut what is left after `seconds`."""
+        """Accept no client, refuse waiting requests, let those in flight finish; cut what is left after `seconds`.
+
+        In the end muxd is told of all that was done.
+        """
         if self._listener is not None:
             self._listener.close()
         self.front.closing = True
@@ -243,14 +246,15 @@ class ProxyServer:
         self.leases.refuse_waiting(shutting_down())
         for client in self._clients():
             client.retire()
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(seconds) as patience:
             await self.front.empty()
-            return
-        log.warning("%d connections did not end within %g s: cut", self.front.clients, seconds)
-        for client in self._clients():
-            client.expel(shutting_down())
-        with trio.move_on_after(_LAST_WORDS):
-            await self.front.empty()
+        if patience.cancelled_caught:
+            log.warning("%d connections did not end within %g s: cut", self.front.clients, seconds)
+            for client in self._clients():
+                client.expel(shutting_down())
+            with trio.move_on_after(_LAST_WORDS):
+                await self.front.empty()
+        await self.leases.finish()
 
     def part(self) -> None:
         """Close the connections of all clients that are left, and record how their requests ended."""

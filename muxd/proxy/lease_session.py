@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _BATCH = 0.01  # seconds, at least, between two lines of demand: those of a turn go together
 _RETRY = 0.25  # seconds between two attempts to reach muxd
 _PACE = 1.0  # seconds between two reports of activity
+_LAST_PATIENCE = 1.0  # seconds for the last one to be sent
 
 
 class _Attempt:
@@ -107,6 +108,7 @@ class LeaseSession:
         self._unloads: list[UnloadWish] = []  # likewise; sent behind the demand, by which muxd judges them
         self._has_news = trio.Event()
         self._is_urgent = trio.Event()
+        self._sent = trio.Event()
 
     async def run(self) -> None:
         """Open the session when it is wanted, and follow it, until cancelled."""
@@ -196,6 +198,18 @@ class LeaseSession:
                 continue
             return
 
+    async def finish(self) -> None:
+        """Tell muxd what was done since the last report, and wait until it is sent; nothing where no session is open.
+
+        A muxd that does not take it has `_LAST_PATIENCE` seconds.
+        """
+        if self._is_open:
+            self._tell_activity()
+            self._hasten()
+            with trio.move_on_after(_LAST_PATIENCE):
+                while self._outgoing or self._demand or self._unloads:
+                    await self._sent.wait()
+
     # The connection
 
     def _note_open(self) -> None:
@@ -236,6 +250,8 @@ class LeaseSession:
             messages = [*self._outgoing, *report, *self._unloads]
             self._outgoing, self._demand, self._unloads = [], {}, []
             await connection.send(messages)
+            self._sent.set()
+            self._sent = trio.Event()
             with trio.move_on_after(_BATCH):
                 await self._is_urgent.wait()
 

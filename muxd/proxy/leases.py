@@ -151,6 +151,10 @@ class Leases:
         for lease in self._leases.values():
             lease.refuse_waiting(refusal)
 
+    async def finish(self) -> None:
+        """Tell muxd what was done since it was last told, before the proxy ends."""
+        await self._session.finish()
+
     # Called by the leases
 
     def start(self, lease: "ModelLease") -> None:

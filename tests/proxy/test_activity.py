@@ -155,6 +155,18 @@ async def test_tokens_are_counted_as_they_come_and_set_right_by_the_usage(proxy_
     assert first == [request.first_token_s], "once"
 
 
+async def test_a_proxy_that_stops_tells_what_it_has_done_since_its_last_report(
+    proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the requests that its end cuts."""
+    monkeypatch.setattr("muxd.proxy.lease_session._PACE", 3600.0)
+    assert (await proxy_env.ask(post(chat()))).status == 200
+    proxy_env.alpha.answer = Streams(b"data: a\n\n", b"data: b\n\n")
+    await begun(proxy_env)
+    await proxy_env.proxy.drain(0.0)
+    assert [request.end for request in await until_ended(proxy_env, 2)] == ["ok", "cut"]
+
+
 async def test_a_stream_without_usage_has_as_many_tokens_as_events_with_text(proxy_env: ProxyEnv) -> None:
     worker = proxy_env.alpha.answer = Streams(b"data: role\n\n", *[b"data: b\n\n"] * 20)
     worker.rest = (b"data: finish\n\n", DONE)
