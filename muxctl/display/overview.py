@@ -6,12 +6,25 @@ from typing import Any
 from muxctl.display.tables import cut, duration, gibibytes, padded, plain, table, width_of
 from muxctl.times import stamp
 
-COLUMNS = ("MODEL", "STATE", "SINCE", "GPU", "GIB", "IN-FLIGHT", "WAITING", "TOK/S", "USED", "RESTARTS", "NOTE")
+COLUMNS = (
+    "MODEL",
+    "STATE",
+    "SINCE",
+    "GPU",
+    "GIB",
+    "IN-FLIGHT",
+    "WAITING",
+    "REQ/MIN",
+    "TOK/S",
+    "USED",
+    "RESTARTS",
+    "NOTE",
+)
 _FEWER = ("MODEL", "STATE", "SINCE", "GPU", "IN-FLIGHT", "WAITING", "RESTARTS")
 _NO_NUMBERS = ("MODEL", "STATE", "GPU", "NOTE")
 
 #: Columns of a narrow terminal, and the names that some have there.
-_SHORT = {"IN-FLIGHT": "BUSY", "WAITING": "WAIT", "RESTARTS": "RST"}
+_SHORT = {"IN-FLIGHT": "BUSY", "WAITING": "WAIT", "REQ/MIN": "R/MIN", "RESTARTS": "RST"}
 
 _NOTE = 48  # columns; with fewer beside the table, a note gets a line of its own
 _INDENT = "    "
@@ -193,9 +206,10 @@ def _table(models: list[Model], width: int | None) -> list[str]:
 
 def _narrow(models: list[Model], width: int) -> list[str]:
     """Return the table for a narrow terminal: notes on lines of their own, and long names too."""
-    for columns, heads in ((COLUMNS[:-1], COLUMNS), (_FEWER, _FEWER), (_FEWER, [_SHORT.get(c, c) for c in _FEWER])):
+    for columns, is_short in ((COLUMNS[:-1], False), (COLUMNS[:-1], True), (_FEWER, False), (_FEWER, True)):
+        heads = [_SHORT.get(column, column) if is_short else column for column in columns]
         rows = [_row(model, columns) for model in models]
-        rest = table([row[1:] for row in (heads[: len(columns)], *rows)], right=[n - 1 for n in _numbers(columns)])
+        rest = table([row[1:] for row in (heads, *rows)], right=[n - 1 for n in _numbers(columns)])
         widths = [width_of(row[0]) for row in (columns, *rows)]
         room = width - 2 - max(map(width_of, rest))
         if max(widths) <= room:
@@ -220,6 +234,7 @@ def _row(model: Model, columns: Sequence[str], text: str = "") -> tuple[str, ...
         "GIB": _held(model),
         "IN-FLIGHT": _by_class(model, "in_flight"),
         "WAITING": _by_class(model, "waiting"),
+        "REQ/MIN": "-" if model.get("requests_per_min") is None else str(model["requests_per_min"]),
         "TOK/S": "-" if model.get("tokens_per_s") is None else f"{model['tokens_per_s']:.0f}",
         "USED": _last_use(model),
         "RESTARTS": str(model["restarts"]),

@@ -116,6 +116,7 @@ class ModelAnswer(LostLogAnswer):
     retry_in_s: Annotated[float | None, _told("until it is tried again; null: it did not fail")]
     weights: Annotated[WeightsAnswer | None, _told("how much of its files is in the page cache")]
     tokens_per_s: Annotated[float | None, _told("null: it has answered nothing yet")]
+    requests_per_min: Annotated[int | None, _told("that ended in the last minute; null: none has ended so far")]
     replicas: NotRequired[ReplicasAnswer]
     workers: NotRequired[list[WorkerAnswer]]
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from muxd.journal import KEPT, Entry, Journal
 from muxd.protocol import ActivityReport
 
+from .request_rates import RequestRates
 from .series import NotedModel, Series, SeriesRow
 from .usage_book import UsageBook, UsageRow
 
@@ -40,6 +41,7 @@ class History:
         self.events, self.requests, self.switches = self._journals.values()
         self.series = Series()
         self.usage = UsageBook()
+        self._rates = RequestRates()
         if kept is not None:
             self.series.restore(kept.series, time.time())
             self.usage.restore(kept.usage)
@@ -54,6 +56,11 @@ class History:
             self.series.give(now, report.seconds, each.model, each.tokens, each.first_tokens_s)
         for usage in report.keys:
             self.usage.add(now, usage)
+            self._rates.add(time.monotonic(), usage.model, usage.requests)
+
+    def requests_per_minute(self, model: str) -> int | None:
+        """Return how many of a model's requests ended in the last minute; None where none has ended so far."""
+        return self._rates.per_minute(time.monotonic(), model)
 
     def note(self, gauges: Mapping[str, NotedModel]) -> None:
         """Take in how all models are now."""

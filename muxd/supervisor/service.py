@@ -108,6 +108,7 @@ class SupervisorService:
         return said | {
             "weights": self._context.weights.status(name),
             "tokens_per_s": self._context.history.series.rate(time.time(), name),
+            "requests_per_min": self._context.history.requests_per_minute(name),
             "dropped_log_ago_s": seconds(self._losses.ago(members, now)),
         }
 

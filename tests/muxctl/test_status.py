@@ -28,6 +28,7 @@ READY = {
     "dropped_log_bytes": 0,
     "memory": {"declared": None, "awake": 38.25 * GIB, "asleep": 0.5 * GIB},
     "tokens_per_s": 91.3,
+    "requests_per_min": 240,
     "unused_s": None,
 }
 ASLEEP = READY | {
@@ -42,6 +43,7 @@ ASLEEP = READY | {
     "oldest_wait_s": 8.2,
     "eta_s": 71.0,
     "tokens_per_s": None,
+    "requests_per_min": None,
 }
 BACKOFF = READY | {
     "name": "broken",
@@ -58,6 +60,7 @@ BACKOFF = READY | {
     "dropped_log_bytes": 17,
     "dropped_log_reason": "no space left on device",
     "tokens_per_s": None,
+    "requests_per_min": None,
     "unused_s": 125.0,
 }
 STATUS = {
@@ -101,11 +104,11 @@ GPU 0: NVIDIA H200, 38.2 of 140.0 GiB used, 91 % busy, 61 C, 540 W
 GPU 1: NVIDIA H200, ? of 140.0 GiB used
 LOGS LOST in part, of broken: no space left on device
 
-MODEL          STATE      SINCE  GPU   GIB  IN-FLIGHT  WAITING  TOK/S     USED  RESTARTS  NOTE
-qwen           ready        12s  0    38.2          3        0     91      now         0
-mistral-small  asleep   2h 5min  0,1   0.5          0       12      -      now         0  \
+MODEL          STATE      SINCE  GPU   GIB  IN-FLIGHT  WAITING  REQ/MIN  TOK/S     USED  RESTARTS  NOTE
+qwen           ready        12s  0    38.2          3        0      240     91      now         0
+mistral-small  asleep   2h 5min  0,1   0.5          0       12        -      -      now         0  \
 ready in about 1min 11s; oldest waits 8s; sleep level 2
-broken         backoff       1s  0       0          0        0      -  2min 5s         4  \
+broken         backoff       1s  0       0          0        0        -      -  2min 5s         4  \
 tries again in 3s; exited with status 1 before ready; 17 bytes of its log were lost
 """
     )
@@ -120,7 +123,7 @@ def test_a_host_without_gpus_and_models_is_shown_too(muxd, muxctl):
 muxd 0.1.0, pid 4242, up 2h 5min; proxy on 127.0.0.1:30100 (running)
 simulated: pretend models on pretend GPUs
 
-MODEL  STATE  SINCE  GPU  GIB  IN-FLIGHT  WAITING  TOK/S  USED  RESTARTS  NOTE
+MODEL  STATE  SINCE  GPU  GIB  IN-FLIGHT  WAITING  REQ/MIN  TOK/S  USED  RESTARTS  NOTE
 """
     )
 

@@ -49,6 +49,18 @@ def test_at_80_columns_each_model_is_a_line_and_what_is_to_be_said_of_it_another
     ]
 
 
+def test_at_80_columns_short_names_still_have_all_columns():
+    ready = READY | {"next": "gives way to mistral-7b, which waits for it, in 1min 12s at the latest"}
+    lines = overview(STATUS | {"models": [ready, RESTS | {"name": "mistral-7b", "gpus": [0, 1]}]}, width=80)
+    assert max(map(len, lines)) <= 80
+    assert lines[5:] == [
+        "MODEL       STATE     SINCE  GPU   GIB  BUSY  WAIT  R/MIN  TOK/S  USED  RST",
+        "qwen        ready       12s  0    38.2     3     0    240     91   now    0",
+        "    gives way to mistral-7b, which waits for it, in 1min 12s at the latest",
+        "mistral-7b  asleep  2h 5min  0,1   0.5     0     0      -      -     -    0",
+    ]
+
+
 def test_a_name_is_never_cut_for_it_must_be_typed():
     lines = overview(twenty(), width=60)
     assert max(map(len, lines[5:])) <= 60
