@@ -12,6 +12,7 @@ from math import inf
 from typing import Any
 
 import trio
+from msgspec import Struct
 
 from muxd.errors import BadRequest
 
@@ -28,8 +29,7 @@ LAG = 256
 Entry = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class EntryFilter:
+class EntryFilter(Struct, frozen=True):
     """Which entries a reader wants; times in seconds since the epoch."""
 
     model: str | None = None

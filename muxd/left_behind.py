@@ -11,9 +11,10 @@ import logging
 import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from . import __version__
 from .children import RUN_DIR, Child, Children
@@ -33,8 +34,7 @@ log = logging.getLogger(__name__)
 _SHIM = b"/muxd/shim/__main__.py\0"
 
 
-@dataclass(frozen=True, slots=True)
-class LeftBehind:
+class LeftBehind(Struct, frozen=True):
     """The children that are to be taken over."""
 
     workers: dict[str, Child] = field(default_factory=dict)

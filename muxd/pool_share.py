@@ -5,9 +5,10 @@ counted, a file with what it has told of that, for its successor, and a file for
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
+
+from msgspec import Struct
 
 #: Most processes of "auto".  Each takes about 45 MB, and one alone passes on thousands of requests a second.
 MOST_AUTO = 8
@@ -28,8 +29,7 @@ def process_names(count: int) -> list[str]:
     return ["muxd-proxy"] if count == 1 else [f"muxd-proxy-{number}" for number in range(1, count + 1)]
 
 
-@dataclass(frozen=True, slots=True)
-class PoolShare:
+class PoolShare(Struct, frozen=True):
     """One process of a pool: its number, from 1 on, out of how many, and the folder that all share."""
 
     number: int

@@ -6,7 +6,8 @@ comes or goes.
 """
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from .core.ledger import GpuId
 from .gpus import NOISE, GpuMemory
@@ -22,8 +23,7 @@ RECKONED_NOISE = GiB
 IsOurs = Callable[[int], bool | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Stranger:
+class Stranger(Struct, frozen=True):
     """A process that is not muxd's, with bytes that it has on one GPU."""
 
     pid: int
@@ -34,8 +34,7 @@ class Stranger:
         return f"{self.program or 'a process'} (pid {self.pid})"
 
 
-@dataclass(frozen=True, slots=True)
-class Strangers:
+class Strangers(Struct, frozen=True):
     """What all strangers have on one GPU, in bytes; no `processes`: nobody tells which they are."""
 
     size: int

@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from muxd.config import Config, Daemon, Model
-from muxd.gpus import NVML_TIMEOUT, GpuHealth, NvmlGpus, open_real_gpus
+from muxd.gpus import GpuHealth
+from muxd.nvml import NVML_TIMEOUT, NvmlGpus, open_real_gpus
 
 
 @pytest.fixture

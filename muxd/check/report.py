@@ -1,13 +1,13 @@
 """The lines of the report, and the table of them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 OK, WARN, WRONG = "ok", "warn", "WRONG"
 
 
-@dataclass(frozen=True, slots=True)
-class ReportLine:
+class ReportLine(Struct, frozen=True):
     """One line of the report.  `WRONG`: it cannot work; `warn`: it will probably not work, or should not be so."""
 
     mark: str

@@ -12,11 +12,11 @@ import hashlib
 import logging
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import trio
+from msgspec import Struct
 
 from muxd.errors import in_words
 from muxd.shim.cgroup import cgroup_kill, cgroup_members, cgroup_remove
@@ -34,8 +34,7 @@ SIGKILL = 9
 BLIND = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessFingerprint:
+class ProcessFingerprint(Struct, frozen=True):
     """The marks by which the processes of one child are recognised."""
 
     token: str

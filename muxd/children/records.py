@@ -6,11 +6,12 @@ import logging
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from muxd.errors import in_words
 from muxd.own_files import UNREADABLE, put_aside, read
@@ -27,8 +28,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\0]+$")]
 
 
-@dataclass(frozen=True, slots=True)
-class ChildRecord:
+class ChildRecord(Struct, frozen=True):
     """All that another process needs to find a child again; plain types, for the state file."""
 
     name: Text
@@ -62,8 +62,7 @@ class Dropped(NamedTuple):
         return Dropped(former.bytes + self.bytes, self.why or former.why, self.going_on)
 
 
-@dataclass(frozen=True, slots=True)
-class ShimRecord:
+class ShimRecord(Struct, frozen=True):
     """A shim's record: what the shim writes into its lock file once its child runs."""
 
     token: Text
@@ -75,8 +74,7 @@ class ShimRecord:
     dropping: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ExitRecord:
+class ExitRecord(Struct, frozen=True):
     """How a child ended.  No process of it is left.  One of status, signal and error says how."""
 
     status: int | None = None

@@ -10,10 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Never
+
+from msgspec import Struct, field
 
 from muxd import shim
 from muxd.errors import CannotSpawn, in_words
@@ -45,8 +46,7 @@ MEANING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ChildSpec:
+class ChildSpec(Struct, frozen=True):
     """A command to run, and where its output goes.  Times are seconds, sizes bytes."""
 
     name: str

@@ -101,7 +101,8 @@ class Devices:
 
     def _identities(self) -> list[GpuIdentity]:
         """Return the GPUs that NVML tells of.  Raise CannotAsk."""
-        from muxd.gpus import CannotAsk, installed_gpus
+        from muxd.gpus import CannotAsk
+        from muxd.nvml import installed_gpus
 
         if self._installed is None:
             try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 TENSOR = ("--tp", "--tp-size", "--tensor-parallel-size")
 PIPELINE = ("--pp", "--pp-size", "--pipeline-parallel-size")
@@ -48,8 +49,7 @@ class TooManyGpus(ValueError):
     """Flags ask for more GPUs than a host can have; the text says how many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parallel:
+class Parallel(Struct, frozen=True):
     """GPUs that a server uses: `count` of the GPUs that it sees, from position `first` on, `step` positions apart."""
 
     count: int = 1
@@ -91,8 +91,7 @@ def owned_flag(word: str, owned: Collection[str]) -> str | None:
     return next((flag for flag in owned if is_short_for and flag.startswith(name)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
+class Hole(Struct, frozen=True):
     """A word of a script that is known only when the script runs.
 
     `prefix` is the part of the word that is known; with `many`, any number of words may stand in this place.

@@ -7,10 +7,11 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+from msgspec import Struct
 
 from .devices import is_name
 from .names import did_you_mean
@@ -18,8 +19,7 @@ from .sources import why_unreadable
 from .units import parse_duration, parse_size, show_duration, show_size, shown
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(Struct, frozen=True):
     """Folders that relative paths and "~" in a file start from."""
 
     directory: Path

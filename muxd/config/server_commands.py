@@ -7,8 +7,9 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from .names import did_you_mean
 from .readers import Base, command, text, texts
@@ -41,8 +42,7 @@ _METHODS = ("get", "post", "put", "delete")
 _URL_PATH = re.compile(r"/[!-~]*")
 
 
-@dataclass(frozen=True, slots=True)
-class HookStep:
+class HookStep(Struct, frozen=True):
     """One step of a sleep or a wake: an HTTP call to the server, or a command that muxd runs."""
 
     method: str = ""  # "" for a command

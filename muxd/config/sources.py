@@ -12,11 +12,12 @@ import stat
 import tomllib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from .lines import KeyPath, Repeated, key_lines, repeated, shown_path
 
@@ -54,8 +55,7 @@ _YAML = re.compile(r"(?:---\s|(?:#.*\n|\s)*[\w-]+:(?:\s|$))")
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """One file of a configuration as parsed, or something else that has keys: a launch script, the command line."""
 
     file: Path

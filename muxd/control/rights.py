@@ -9,10 +9,10 @@ import os
 import pwd
 import socket
 import struct
-from dataclasses import dataclass
 from enum import Flag, auto
 
 import trio
+from msgspec import Struct
 
 from muxd.config.schema import Config
 from muxd.control.socket import group_id
@@ -29,8 +29,7 @@ class Right(Flag):
     ALL = READ | OPERATE | LEASE
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """A connected process, as it was when it connected."""
 
     pid: int
@@ -51,8 +50,7 @@ def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
     return Peer(pid, uid, frozenset((gid, *struct.unpack(f"{len(groups) // 4}I", groups))))
 
 
-@dataclass(frozen=True, slots=True)
-class Rights:
+class Rights(Struct, frozen=True):
     """The access rule of one muxd.
 
     Root and muxd's own user may do everything; members of `admin_gid` may operate, and the user `proxy_uid` may hold

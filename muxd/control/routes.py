@@ -1,7 +1,6 @@
 """The control API's routes: which right each needs, and the handler that answers it."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from math import inf
@@ -9,6 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from muxd.control.bodies import (
     FILTER_FIELDS,
@@ -89,8 +90,7 @@ _LOG_FIELDS = ("lines", "since", "until", "follow", "stream")
 REQUEST_STATES = ("running", "waiting", "ended")
 
 
-@dataclass(frozen=True, slots=True)
-class ControlRoute:
+class ControlRoute(Struct, frozen=True):
     method: str
     path: str  # NAME or ID stands for one variable part
     right: Right

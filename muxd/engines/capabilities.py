@@ -1,7 +1,8 @@
 """What an engine can do, stated once by each engine: what its servers answer, how they sleep, what memory they take."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 #: By the level that a server is launched for, those at which it can sleep: host memory for its weights (level 1) is set
 #: aside for its whole life, or not.
@@ -13,8 +14,7 @@ SLEEP_LEVELS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(Struct, frozen=True):
     """What servers of one engine can do, as far as muxd has a use for it.
 
     `routes` are the API paths that they answer, by what a model makes: "text" or "embeddings".  A model of which

@@ -7,9 +7,10 @@ alone writes and answers is in its own package; `Engine.diagnose` joins both.
 import errno
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from shutil import which
 from signal import SIGKILL
+
+from msgspec import Struct
 
 from muxd.config import Model
 from muxd.errors import (
@@ -43,8 +44,7 @@ LONGEST_QUOTED = 1 << 14
 LAST_LINES = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True):
     """What happened and what to do next; `refused`: another start is no use before somebody has followed `remedy`."""
 
     code: str  # of an error in muxd.errors
@@ -60,8 +60,7 @@ _LAST_ERROR = re.compile(r"(?:\[rank\d+\]: ?)?[\w.]*(?:Error|Exception): .+")
 _SECRETS = re.compile(r"\b(?:muxd-[0-9a-f]{32}|hf_\w+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Struct, frozen=True):
     """What is known of a server that ended, or will never be ready."""
 
     said: str  # the end of its log

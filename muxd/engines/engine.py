@@ -2,9 +2,10 @@
 
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from muxd.config import Daemon, Model
 from muxd.config.command_lines import Command
@@ -16,8 +17,7 @@ from .gate import LaunchGate
 from .wake_proof import ProofAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchContext:
+class LaunchContext(Struct, frozen=True):
     """What the supervisor has set aside for one launch."""
 
     port: int
@@ -37,8 +37,7 @@ class LaunchContext:
 SERVER_PID = "\0server\0"
 
 
-@dataclass(frozen=True, slots=True)
-class CommandSpec:
+class CommandSpec(Struct, frozen=True):
     """An engine's own command: argv, its environment on top of muxd's own, files to write first (mode 0600)."""
 
     argv: tuple[str, ...]
@@ -51,16 +50,14 @@ class CommandSpec:
     chosen: dict[str, str] = field(default_factory=dict)  # what another launch would choose otherwise, such as a port
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchSpec(CommandSpec):
+class LaunchSpec(CommandSpec, frozen=True):
     """How to start a server, and to stop it."""
 
     stop_signal: signal.Signals = signal.SIGTERM  # what ends an idle server soonest
     stop_port: int = 0  # the stop signal goes to the process that listens there; 0: to the first process
 
 
-@dataclass(frozen=True, slots=True)
-class ServerKeys:
+class ServerKeys(Struct, frozen=True):
     """The API keys that a server asks for: `admin` on its control routes, `api` on all others."""
 
     admin: str

@@ -11,10 +11,11 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from difflib import get_close_matches
 from tempfile import TemporaryFile
 from typing import IO, Any
+
+from msgspec import Struct
 
 from .kind import ArgFault, NotInstalled
 
@@ -119,8 +120,7 @@ _NO_CHOICE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Interpreter:
+class Interpreter(Struct, frozen=True):
     """An interpreter, and the engine that it would import."""
 
     path: str
@@ -135,8 +135,7 @@ class Interpreter:
         return f"{self.title} {self.version}{torch}{f' (CUDA {self.cuda})' if self.cuda else ''}"
 
 
-@dataclass(frozen=True, slots=True)
-class EnginePackage:
+class EnginePackage(Struct, frozen=True):
     """An engine as an interpreter has it: a package of Python."""
 
     name: str  # to import and to install

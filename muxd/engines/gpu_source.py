@@ -1,7 +1,7 @@
 """Whose GPUs muxd reads: this machine's, or the pretend ones that an engine brings."""
 
 from muxd.config.schema import Config
-from muxd.gpus import Gpus, open_real_gpus
+from muxd.gpus import Gpus
 
 from .kind import PretendGpus
 from .registry import kind_of
@@ -15,7 +15,11 @@ def are_pretend(config: Config) -> bool:
 def open_gpus(config: Config) -> Gpus:
     """Return the pretend GPUs where all models on GPUs have such, else this machine's; NoGpus without a driver."""
     pretend = _pretend_gpus(config)
-    return pretend.open(config) if pretend is not None else open_real_gpus(config)
+    if pretend is not None:
+        return pretend.open(config)
+    from muxd.nvml import open_real_gpus
+
+    return open_real_gpus(config)
 
 
 def _pretend_gpus(config: Config) -> PretendGpus | None:

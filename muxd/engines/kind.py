@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct, field
 
 from muxd.config.flags import flag_of
 from muxd.config.model_schema import Model
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from .engine_packages import EnginePackage, Interpreter
 
 
-@dataclass(frozen=True, slots=True)
-class PretendGpus:
+class PretendGpus(Struct, frozen=True):
     """The pretend GPUs of an engine whose servers take no memory of this machine's."""
 
     open: Callable[[Config], Gpus]  # returns the source of readings for muxd
@@ -52,8 +52,7 @@ class ArgFault(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class InstallationChecks:
+class InstallationChecks(Struct, frozen=True):
     """What `muxd check` asks of the interpreter that is to run an engine's servers.  The environment is a worker's."""
 
     package: EnginePackage  # what to look for there
@@ -69,8 +68,7 @@ class InstallationChecks:
         return f"name the python of an environment that has {self.package.title}, or install it there: {install}"
 
 
-@dataclass(frozen=True, slots=True)
-class EngineKind:
+class EngineKind(Struct, frozen=True):
     """One engine.  Its functions read a model's keys and flags, and ask nobody."""
 
     name: str  # in the configuration: `engine = "NAME"`

@@ -5,7 +5,8 @@ tests/engines has what is really written, and the source of each text.
 """
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from muxd.errors import (
     AccessDenied,
@@ -25,8 +26,7 @@ from muxd.errors import (
 from muxd.ports import PortTaken
 
 
-@dataclass(frozen=True, slots=True)
-class LogPattern:
+class LogPattern(Struct, frozen=True):
     """A text in a log that tells a cause.
 
     `message` and `remedy` are templates: {name} stands for a group of the pattern, {flags} for the flags in the group

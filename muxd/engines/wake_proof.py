@@ -6,8 +6,9 @@ module compares, and asks nobody; `Engine.proof` asks.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import isfinite, sqrt
+
+from msgspec import Struct
 
 #: The question, as token ids: 32 primes.  Every vocabulary has ids as small as these.
 PROMPT = tuple(number for number in range(11, 152) if all(number % divisor for divisor in range(2, number)))
@@ -33,8 +34,7 @@ COMPONENTS = 256
 Numbers = tuple[float | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ProofAnswer:
+class ProofAnswer(Struct, frozen=True):
     """What a server answered to PROMPT: logprobs and tokens, or a vector."""
 
     prompt: Numbers = ()  # logprobs of the prompt's tokens, from the second on

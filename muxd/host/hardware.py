@@ -5,10 +5,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import pynvml
 import trio
 
-from muxd.gpus import GpuMemory, NvmlGpus
+from muxd.gpus import GpuMemory
 
 #: Returns the GPUs; if there are none, also why.
 ReadGpus = Callable[[], tuple[Sequence[GpuMemory], str]]
@@ -20,6 +19,10 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 
 def read_gpus() -> tuple[Sequence[GpuMemory], str]:
     """Return the GPUs that NVML knows, in its order, and the reason to give if there are none."""
+    import pynvml
+
+    from muxd.nvml import NvmlGpus
+
     try:
         found = trio.run(partial(NvmlGpus().read, holders=True))
     except pynvml.NVMLError as error:

@@ -2,15 +2,15 @@
 
 import errno
 import socket
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from muxd.ports import pid_of
 from muxd.shim.listening import all_listening
 from muxd.shim.processes import program_of
 
 
-@dataclass(frozen=True, slots=True)
-class PortHolder:
+class PortHolder(Struct, frozen=True):
     """A process that listens on a port; pid 0 if it is another user's, and cannot be seen, or no process at all."""
 
     pid: int = 0

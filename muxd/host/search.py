@@ -3,8 +3,9 @@
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from muxd.config.default_paths import home
 
@@ -17,8 +18,7 @@ DEEPEST = 6
 OTHER_REPOSITORIES = {"datasets": "a data set", "spaces": "a space of the Hub"}
 
 
-@dataclass(frozen=True, slots=True)
-class FoundModel:
+class FoundModel(Struct, frozen=True):
     """A model that can be served."""
 
     label: str  # the Hub id, as Qwen/Qwen3-14B, or the folder's name
@@ -28,8 +28,7 @@ class FoundModel:
     folder: Path  # where the weight files are, links resolved
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(Struct, frozen=True):
     """A folder in which no model was found that can be served."""
 
     label: str

@@ -9,13 +9,13 @@ import select
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import quote, urlsplit
 
 import msgspec
 import trio
+from msgspec import Struct
 
 from .answer import AnswerParser
 
@@ -42,8 +42,7 @@ class OverlongAnswer(ExchangeFailed):
     """The body is longer than whoever asked wants to read."""
 
 
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class HttpAnswer(Struct, frozen=True):
     """A response, its body as it was sent, and the time of trio's clock at which the first bytes of that came."""
 
     status: int

@@ -12,12 +12,12 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
 import trio
+from msgspec import Struct
 
 from muxd.errors import HeadTimeout, MuxdError, TooManyConnections
 from muxd.http.request import Headers, Request, RequestParser
@@ -27,8 +27,7 @@ KiB = 1 << 10
 _READ = 64 * KiB
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """The most that one peer may have."""
 
     connections: int
@@ -43,8 +42,7 @@ class Standing(NamedTuple):
     rank: int = 0  # see ServerLimits.reserved and .shares
 
 
-@dataclass(frozen=True, slots=True)
-class ServerLimits:
+class ServerLimits(Struct, frozen=True):
     """What one server allows its clients; sizes in bytes, times in seconds."""
 
     max_head: int = 16 * KiB

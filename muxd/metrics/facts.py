@@ -1,7 +1,8 @@
 """The supervisor's state at the moment of a scrape, copied: a thread writes the page while muxd goes on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from muxd.core.states import WorkerState
 from muxd.core.view import ScaleView, WorkerView
@@ -11,8 +12,7 @@ from muxd.workers import Runner
 from .switches import SwitchKind, Tally
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerFacts:
+class WorkerFacts(Struct, frozen=True):
     name: str
     state: WorkerState
     restarts: int
@@ -27,8 +27,7 @@ class WorkerFacts:
         return cls(worker.name, worker.state, worker.restarts, worker.woke_wrong_count, memory)
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     version: str
     uptime: float  # seconds
     workers: tuple[WorkerFacts, ...]

@@ -9,9 +9,9 @@ Only the first scrape imports this module, which needs prometheus_client.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from io import BytesIO
 
+from msgspec import Struct
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_fd_to_metric_families
 from prometheus_client.samples import Sample
@@ -41,8 +41,7 @@ class PageRefused(Exception):
     """A page cannot be used; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(Struct, frozen=True):
     families: tuple[Metric, ...]
     refused: Mapping[str, str]  # the model whose page was left out -> why
 

@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
+from msgspec import Struct
+
 from muxd.core.commands import RecordMove
 from muxd.core.states import AT_REST, COMING, WorkerState
 from muxd.core.view import SwitchView
@@ -26,8 +28,7 @@ from muxd.core.view import SwitchView
 PARTS = ("drain", "sleep", "free", "wake")
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchKind:
+class SwitchKind(Struct, frozen=True):
     """The labels of one sort of switch.
 
     `origin` has the victims' names joined by "+", and `level` their different sleep levels joined by "+"; both are ""
@@ -53,8 +54,7 @@ class Tally:
         return Tally(self.count, dict(self.seconds))
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchEnd:
+class SwitchEnd(Struct, frozen=True):
     """A switch whose target has begun to come is over; `seconds` by part, of one that made its target ready."""
 
     target: str
@@ -62,8 +62,7 @@ class SwitchEnd:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class _Leave:
+class _Leave(Struct, frozen=True):
     """How a worker last left its GPUs; times are those of the core's events."""
 
     at: float
@@ -72,8 +71,7 @@ class _Leave:
     level: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Coming:
+class _Coming(Struct, frozen=True):
     """A switch whose target has begun to start or wake."""
 
     kind: SwitchKind

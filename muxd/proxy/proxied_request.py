@@ -33,9 +33,10 @@ stream is looked at until its first event.
 """
 
 import logging
-from dataclasses import dataclass
 from math import inf
 from time import monotonic
+
+from msgspec import Struct
 
 from muxd.http.request import Request
 from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, spliced
@@ -81,8 +82,7 @@ _LOSSES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RequestTimeouts:
+class RequestTimeouts(Struct, frozen=True):
     """The times of all proxied requests, in seconds."""
 
     upstream_timeout: float = inf  # to the first byte of a response

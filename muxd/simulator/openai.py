@@ -1,11 +1,11 @@
 """The routes that answer with text: OpenAI's, Anthropic's, Ollama's and SGLang's own."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from muxd.errors import MuxdError
 from muxd.http.request import Request

@@ -4,8 +4,9 @@
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from muxd.errors import BadRequest
 from muxd.http.request import Request
@@ -44,8 +45,7 @@ def bad_request(message: str, kind: str = "BadRequestError") -> EngineRefusal:
     return EngineRefusal(400, {"object": "error", "message": message, "type": kind, "param": None, "code": 400})
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRoute:
+class EngineRoute(Struct, frozen=True):
     """A route's handler and methods; `control`: where an admin key is set, only that key opens the route."""
 
     answer: Answer
@@ -53,8 +53,7 @@ class EngineRoute:
     control: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptedKeys:
+class AcceptedKeys(Struct, frozen=True):
     """The API key and the admin key that the server was started with; None: not set."""
 
     api: str | None

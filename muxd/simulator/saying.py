@@ -5,10 +5,11 @@ of them are made by now.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 from uuid import uuid4
+
+from msgspec import Struct, field
 
 from . import pretend_text
 from .batch import Job
@@ -16,8 +17,7 @@ from .schemas import fitting, spelled
 from .text_request import TextRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """One of the answers to a request."""
 
     index: int

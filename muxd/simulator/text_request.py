@@ -3,25 +3,25 @@
 The checks and their words are SGLang's.  Fields that are not named here are ignored.
 """
 
-from dataclasses import dataclass, field, replace
 from time import time
 from typing import Any
 from uuid import uuid4
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from . import pretend_text
 from .routes import bad_request, of_kind
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(Struct, frozen=True):
     """A function that the model may call, and the JSON schema of its arguments."""
 
     name: str
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class TextRequest:
+class TextRequest(Struct, frozen=True):
     """One request for text, by whatever route it came."""
 
     body: dict[str, Any]

@@ -1,8 +1,9 @@
 """What the parts of the supervisor share, made once by the loop."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from muxd.config import Config
 from muxd.core.events import Event
@@ -36,8 +37,7 @@ class ProxyView(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SupervisorContext:
+class SupervisorContext(Struct, frozen=True):
     """The parts that several modules of the supervisor use; `view` is all that they see of the core."""
 
     tell: Callable[[Event], None]

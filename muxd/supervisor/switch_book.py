@@ -5,9 +5,10 @@ The core says why a switch begins, in numbers of leases and orders; here they be
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from math import isfinite
 from typing import Any
+
+from msgspec.structs import replace
 
 from muxd.core.commands import Comparison, RecordSwitch
 from muxd.history import History

@@ -12,11 +12,12 @@ muxd/proxy/auth/hosts).
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
 from hmac import compare_digest
 from http.cookies import CookieError, SimpleCookie
+
+from msgspec import Struct
 
 from muxd.config.schema import Key
 from muxd.errors import MuxdError
@@ -61,16 +62,14 @@ class TooManyGuesses(MuxdError):
     retryable = True
 
 
-@dataclass(frozen=True, slots=True)
-class Viewer:
+class Viewer(Struct, frozen=True):
     """Who asks."""
 
     level: Level
     name: str  # the key's name; "link" for a one-time link; "" for nobody in particular
 
 
-@dataclass(frozen=True, slots=True)
-class _Ticket:
+class _Ticket(Struct, frozen=True):
     viewer: Viewer
     digest: str  # of the key's secret; "" for a one-time link
     until: float

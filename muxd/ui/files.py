@@ -1,9 +1,10 @@
 """The page itself: the files of static/, read once, and sent with what keeps a browser from running anything else."""
 
 import gzip
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+
+from msgspec import Struct
 
 _STATIC = Path(__file__).with_name("static")
 _TYPES = {
@@ -25,8 +26,7 @@ SAFETY = (
 ).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class StaticFile:
+class StaticFile(Struct, frozen=True):
     """One file, as it is sent."""
 
     content_type: str

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from muxd.logfiles import open_log
 
@@ -40,8 +41,7 @@ class CrashEvidence:
         return None if kills is None or self._kills is None else kills - self._kills
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(Struct, frozen=True):
     """A place in a log that may be rotated."""
 
     file: tuple[int, int] | None  # device and inode

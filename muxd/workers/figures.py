@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from random import choices
+
+from msgspec import Struct
 
 from muxd.config import Model
 from muxd.engines.engine import Engine
@@ -15,8 +16,7 @@ from muxd.engines.wake_proof import PROMPT, ProofAnswer
 PROCESSES = Path("/proc")
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerFigures:
+class WorkerFigures(Struct, frozen=True):
     """Bytes, seconds, and an answer; None where something could not be measured, or was not asked."""
 
     gpu: int | None = None  # taken on the worker's GPUs, but for what other workers have there

@@ -7,8 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from muxd.children import Child, Children, ChildSpec
 from muxd.config import Config, Model
@@ -46,8 +47,7 @@ OWN_ENVIRONMENT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
+class WorkerContext(Struct, frozen=True):
     """What all workers share: the configuration, the seams to processes and GPUs, and where events go."""
 
     config: Config
@@ -69,8 +69,7 @@ class WorkerContext:
         self.withheld.update(key.secret_env for key in config.keys if key.secret_env)
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchOrigin:
+class LaunchOrigin(Struct, frozen=True):
     """What a server was launched from, as far as its model as configured does not say it."""
 
     digest: str  # of the configuration that its processes depend on
@@ -78,8 +77,7 @@ class LaunchOrigin:
     level: int | None = None  # the sleep level for which it was launched; None: the configured one
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchedServer:
+class LaunchedServer(Struct, frozen=True):
     """A server that was started; its record is in the state file."""
 
     child: Child

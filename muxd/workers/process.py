@@ -9,11 +9,12 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from muxd.children import Child, Dropped, ExitRecord
 from muxd.config import Model
@@ -72,8 +73,7 @@ LOG_TAIL_LINES = 20
 Order = int | None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerEnd:
+class WorkerEnd(Struct, frozen=True):
     """How one life of a worker ended: its last event, still to be reported, and the last lines of its log."""
 
     event: WorkerExited

@@ -7,6 +7,7 @@ from math import inf
 from pathlib import Path
 
 import trio
+from msgspec import structs
 
 from muxd.children import Child, Dropped
 from muxd.config import Model
@@ -153,7 +154,7 @@ class Runner:
         said, life = WorkerFigures(), self._life
         if awake and life is not None and life.link is not None:
             said = await ask(life.link, self._engine, self._as_launched(), no_proof=self._no_proof)
-        return replace(said, gpu=await self._gpu_memory.taken(), host=await self._host_memory())
+        return structs.replace(said, gpu=await self._gpu_memory.taken(), host=await self._host_memory())
 
     async def _host_memory(self) -> int | None:
         """Return the bytes of its processes in RAM; None where its server may be none of these, or they hide it."""

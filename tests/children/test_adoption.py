@@ -2,10 +2,10 @@
 
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from muxd.children import ChildRecord, Children
 from muxd.shim.processes import look_up

@@ -5,7 +5,8 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from muxd.children.proctree import ProcessFingerprint, find
 from muxd.shim.processes import look_up

@@ -5,16 +5,17 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-import muxd.gpus
+import muxd.nvml
 from muxd.check.verb import check
 from muxd.config import load_config, load_proxy_config
 from muxd.config.flags import flag_of, parallel
 from muxd.config.schema import GiB, GpuBudgets
 from muxd.engines.sglang.engine import server_flags
 from muxd.errors import ConfigError
-from muxd.gpus import CannotAsk, GpuIdentity, NvmlGpus, installed_gpus
+from muxd.gpus import CannotAsk, GpuIdentity
 from muxd.launchers.argv import visible_gpus
 from muxd.members import members_of
+from muxd.nvml import NvmlGpus, installed_gpus
 
 REAL = '[models.a]\nmodel_path = "Qwen/Q"\npython = "/bin/sh"\n'
 PRETEND = '[models.a]\nengine = "simulator"\n'
@@ -33,7 +34,7 @@ GPUS = [
 def load(tmp_path, monkeypatch):
     def load(text, **environ):
         with monkeypatch.context() as patched:
-            patched.setattr(muxd.gpus, "installed_gpus", lambda: GPUS)
+            patched.setattr(muxd.nvml, "installed_gpus", lambda: GPUS)
             (tmp_path / "muxd.toml").write_text(text)
             return load_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path), **environ})
 
@@ -70,7 +71,7 @@ def test_models_that_name_one_card_by_index_and_uuid_share_it(load):
 
 
 def test_check_tells_of_models_that_name_one_card_by_index_and_uuid(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(muxd.gpus, "installed_gpus", lambda: GPUS)
+    monkeypatch.setattr(muxd.nvml, "installed_gpus", lambda: GPUS)
     file = tmp_path / "muxd.toml"
     file.write_text(f'{REAL}gpus = [1]\n[models.b]\nengine = "simulator"\ngpus = [0, "GPU-89"]\n')
     assert check(file, {"HOME": str(tmp_path)}, host=False) == 2
@@ -103,7 +104,7 @@ def test_a_name_that_is_no_gpus_is_told_at_its_line(load, name):
 
 
 def test_who_runs_no_worker_asks_no_driver(tmp_path, monkeypatch):
-    monkeypatch.setattr(muxd.gpus, "installed_gpus", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(muxd.nvml, "installed_gpus", lambda: pytest.fail("asked"))
     (tmp_path / "muxd.toml").write_text(f'{REAL}gpus = ["GPU-1"]')
     assert load_proxy_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path)}).models[0].name == "a"
 

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from muxd.config import load_config
 from muxd.config.engine_options import ENGINE_OPTIONS, OpenAIOptions
@@ -161,8 +162,8 @@ def test_the_registry_has_the_engines_that_a_configuration_may_name():
 
 
 def test_a_level_that_an_engine_has_not_is_a_problem_with_its_place(tmp_path, monkeypatch):
-    few = replace(ENGINES["simulator"].capabilities, sleep_levels={2: frozenset({2, 3}), 3: frozenset({3})})
-    monkeypatch.setitem(ENGINES, "simulator", replace(ENGINES["simulator"], capabilities=few))
+    few = structs.replace(ENGINES["simulator"].capabilities, sleep_levels={2: frozenset({2, 3}), 3: frozenset({3})})
+    monkeypatch.setitem(ENGINES, "simulator", structs.replace(ENGINES["simulator"], capabilities=few))
     (tmp_path / "muxd.toml").write_text('[models.a]\nengine = "simulator"\nsleep_level = 1\n')
     with pytest.raises(ConfigError, match=r"toml:3: .*sleep_level: simulator has no sleep level 1; use one of 2, 3"):
         load_config(tmp_path / "muxd.toml", {})

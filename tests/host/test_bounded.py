@@ -5,7 +5,8 @@ import threading
 import pynvml
 import pytest
 
-from muxd import gpus
+from muxd import nvml
+from muxd.gpus import CannotAsk
 from muxd.host.bounded import NoAnswer, within
 
 
@@ -20,10 +21,10 @@ def test_where_no_thread_can_be_started_it_is_told(monkeypatch):
 
 def test_a_driver_that_hangs_is_given_up_like_any_other_probe(monkeypatch):
     held = threading.Event()
-    monkeypatch.setattr(gpus, "NVML_TIMEOUT", 0.01)
+    monkeypatch.setattr(nvml, "NVML_TIMEOUT", 0.01)
     monkeypatch.setattr(pynvml, "nvmlInit", held.wait)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
-    with pytest.raises(gpus.CannotAsk, match=r"^NVML: no answer in 0 s$"):
-        gpus.installed_gpus()
+    with pytest.raises(CannotAsk, match=r"^NVML: no answer in 0 s$"):
+        nvml.installed_gpus()
     held.set()

@@ -5,13 +5,13 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
+from msgspec.structs import replace
 
 from muxd.errors import MethodNotAllowed, ModelNotFound
 from muxd.http.request import Request

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import muxd.gpus
+import muxd.nvml
 from muxd.config import load_config
 from muxd.engines.observed_server import ObservedServer
 from muxd.errors import ConfigError
@@ -108,7 +108,7 @@ def test_scripts_share_every_gpu_until_all_of_them_were_seen_and_then_all_that_a
     write, bash, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(
-        muxd.gpus, "installed_gpus", lambda: [GpuIdentity(str(index), f"GPU-{index}") for index in range(4)]
+        muxd.nvml, "installed_gpus", lambda: [GpuIdentity(str(index), f"GPU-{index}") for index in range(4)]
     )
     scripts = SglangmuxArgs(tuple(write(f"{number}.sh", 30000 + number) for number in range(2)))
     config = load_config(None, bash.environ, scripts)

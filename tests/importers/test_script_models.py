@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import muxd.gpus
+import muxd.nvml
 from muxd.config import load_config, load_proxy_config
 from muxd.config.load import config_from_supervisor
 from muxd.config.plan import plan_of
@@ -112,7 +112,7 @@ def cards(monkeypatch):
         GpuIdentity("MIG-c6d4f1ef-2222", "MIG-c6d4f1ef-2222", "MIG-GPU-divided/1/0"),
         GpuIdentity("MIG-aaaa", "MIG-aaaa"),
     ]
-    monkeypatch.setattr(muxd.gpus, "installed_gpus", lambda: found)
+    monkeypatch.setattr(muxd.nvml, "installed_gpus", lambda: found)
 
 
 def test_until_it_was_seen_a_script_claims_every_gpu(load, cards):
@@ -122,7 +122,7 @@ def test_until_it_was_seen_a_script_claims_every_gpu(load, cards):
 
 
 def test_where_nobody_tells_of_gpus_a_script_claims_those_that_are_configured(load, monkeypatch):
-    monkeypatch.setattr(muxd.gpus, "installed_gpus", no_driver)
+    monkeypatch.setattr(muxd.nvml, "installed_gpus", no_driver)
     model, _ = load(f'{NAMED}[models.other]\nengine = "simulator"\ngpus = [3]\n').models
     assert model.gpus == ("0", "3")
 
@@ -136,7 +136,7 @@ def test_every_gpu_is_every_one_that_muxd_was_given(load, cards, monkeypatch):
     assert seen(CUDA_VISIBLE_DEVICES="3") == ("3",)
     assert seen(CUDA_VISIBLE_DEVICES="GPU-89") == ("1",)
     assert seen(CUDA_VISIBLE_DEVICES="") == ("0", "1", "MIG-aaaa", SLICE)
-    monkeypatch.setattr(muxd.gpus, "installed_gpus", no_driver)
+    monkeypatch.setattr(muxd.nvml, "installed_gpus", no_driver)
     assert seen(CUDA_VISIBLE_DEVICES="3") == ("3",)
     assert seen(CUDA_VISIBLE_DEVICES="GPU-89") == ("0",)
     (remark,) = load(f"{NAMED}gpus = [1]", LEGACY, CUDA_VISIBLE_DEVICES="3").remarks
@@ -172,7 +172,7 @@ def test_a_scripts_gpus_are_not_chosen_by_muxd(problems, load, cards):
 
 
 def test_without_a_driver_a_name_is_asked_for(problems, monkeypatch):
-    monkeypatch.setattr(muxd.gpus, "installed_gpus", no_driver)
+    monkeypatch.setattr(muxd.nvml, "installed_gpus", no_driver)
     (problem,) = problems(f'{NAMED}gpus = ["GPU-1"]')
     assert problem == (
         "muxd.toml:3: models.legacy.gpus: GPU-1 cannot be looked up: NVML says: Driver Not Loaded; give gpus, by number"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from msgspec import structs
 
 from muxd.config.model_capabilities import told_capabilities
 from muxd.config.model_schema import Model
@@ -109,7 +110,9 @@ async def open_proxy_env(
         listener = socket.create_server((host, 0))
         port = listener.getsockname()[1]
         reactor = await stack.enter_async_context(turning())
-        running = await stack.enter_async_context(open_proxy(config, replace(LIMITS, **limits), listener, reactor))
+        running = await stack.enter_async_context(
+            open_proxy(config, structs.replace(LIMITS, **limits), listener, reactor)
+        )
         proxy_env = ProxyEnv(running, muxd, alpha, beta, port, stack)
         stack.callback(proxy_env.close)
         yield proxy_env

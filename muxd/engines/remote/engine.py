@@ -10,13 +10,13 @@ import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import takewhile
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import trio
+from msgspec.structs import replace
 
 from muxd.config.engine_options import UNIX, PodDiscovery, RemoteOptions, any_unix
 from muxd.config.half_options import HALVES, HalfOptions

@@ -6,8 +6,9 @@ about 2 ms.  A form that is not clear is refused: nothing is guessed.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NoReturn
+
+from msgspec import Struct
 
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
@@ -28,8 +29,7 @@ _LARGEST_HEAD = 16 << 10  # bytes of one part's head
 _LARGEST_HEADS = 64 << 10  # bytes of all heads together: a thousand of the largest took 4 s
 
 
-@dataclass(frozen=True, slots=True)
-class FormPart:
+class FormPart(Struct, frozen=True):
     """One part of the body, from `first`, where its boundary line begins, to `last`, where the next one begins.
 
     Its content is from `start` to before `end`.
@@ -43,8 +43,7 @@ class FormPart:
     last: int
 
 
-@dataclass(frozen=True, slots=True)
-class FormBody:
+class FormBody(Struct, frozen=True):
     """A form, with the positions of its parts."""
 
     body: bytes

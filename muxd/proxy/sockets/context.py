@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import trio
+from msgspec import Struct
 
 from muxd.http.known_heads import KnownHeads
 from muxd.http.request import Request
@@ -17,8 +18,7 @@ from .reactor import Reactor
 HEAD_MEMORY = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyLimits:
+class ProxyLimits(Struct, frozen=True):
     """Limits of one proxy; times in seconds, sizes in bytes."""
 
     max_body: int

@@ -1,13 +1,12 @@
 """The formats of streams that workers respond with: where their parts end, and how to insert a part of the proxy's."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class StreamFormat:
+class StreamFormat(Struct, frozen=True):
     """One format: `ends` are what a part can end with, `chunk_ends` what a chunk can end with that ends a part."""
 
     ends: tuple[bytes, ...]
@@ -27,7 +26,7 @@ class StreamFormat:
         raise NotImplementedError
 
 
-class _Events(StreamFormat):
+class _Events(StreamFormat, frozen=True):
     def says(self, body: bytes) -> bytes:
         return b"".join(b"data: %b\n" % line for line in body.splitlines()) + b"\n"
 
@@ -40,7 +39,7 @@ class _Events(StreamFormat):
         return b":\n\n"
 
 
-class _Lines(StreamFormat):
+class _Lines(StreamFormat, frozen=True):
     def says(self, body: bytes) -> bytes:
         return b" ".join(body.splitlines()) + b"\n" if body else b""
 
