@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import trio
 from muxd.config.schema import Key
 from muxd.proxy.answers import Refusal
 from muxd.proxy.sockets.stream_formats import EVENTS
+from tests.seeds import thorough
 
 from .http_client import chat, get, post
 from .proxy_env import QUIET, ProxyEnv, open_proxy_env
@@ -379,10 +381,18 @@ async def test_the_route_of_a_model_in_a_form(proxy_env: ProxyEnv) -> None:
     assert proxy_env.alpha.calls[0].body == form
 
 
+NO_TIME = [b"0", b'"0"', b'"0s"', b'"0m"', b"0.0", b"-0", b"0e1", b'"-0s"', b'"0h0m0.0s"', '"0µs"'.encode()]
+NO_PROMPT = [b"", b', "prompt": ""', b', "messages": [ ]', b', "prompt": null, "stream": false']
+
+
 @pytest.mark.parametrize(
-    "keep_alive", [b"0", b'"0"', b'"0s"', b'"0m"', b"0.0", b"-0", b"0e1", b'"-0s"', b'"0h0m0.0s"', '"0µs"'.encode()]
+    ("keep_alive", "rest"),
+    [
+        *((keep_alive, b"") for keep_alive in NO_TIME),
+        *((b"0", rest) for rest in NO_PROMPT[1:]),
+        *thorough(*product(NO_TIME[1:], NO_PROMPT[1:])),
+    ],
 )
-@pytest.mark.parametrize("rest", [b"", b', "prompt": ""', b', "messages": [ ]', b', "prompt": null, "stream": false'])
 async def test_ollamas_unload_wakes_nothing(proxy_env: ProxyEnv, keep_alive: bytes, rest: bytes) -> None:
     for path in (b"/api/generate", b"/api/chat"):
         told = (

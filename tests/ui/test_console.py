@@ -12,6 +12,7 @@ import pytest
 from tests.end_to_end.conftest import two_models
 from tests.end_to_end.muxd import Muxd, eventually
 from tests.ports import free_port
+from tests.seeds import thorough
 
 from .console import OWN, Console
 
@@ -156,7 +157,7 @@ def test_a_chat_goes_through_the_proxy(console):
 
 
 @pytest.mark.parametrize("path", ["models/alpha/switch", "reload", "keys/add", "login"])
-@pytest.mark.parametrize("body", [[1], "words", 1])
+@pytest.mark.parametrize("body", [[1], *thorough("words", 1)])
 def test_a_body_that_is_no_object_is_refused(console, path, body):
     console.log_in()
     answer = console.post(path, body)

@@ -10,6 +10,7 @@ from tests.proxy.http_client import CHAT, Reply, chat, get, post
 from tests.proxy.proxy_env import QUIET, ProxyEnv, open_proxy_env
 from tests.proxy.test_dispatcher import bearer, key
 from tests.proxy.worker import SSE_HEAD, Call, event
+from tests.seeds import thorough
 
 PAGE, EVIL = b"https://chat.example", b"https://evil.example"
 SECRET = "muxd-secret"
@@ -144,12 +145,22 @@ SENT_UNASKED = {
 }
 
 
+OTHERS = (b"null", b"https://chat.example.evil.example", b"http://chat.example", b"")
+
+
 @pytest.mark.parametrize("config", [LISTED, NONE], ids=["others listed", "none"])
-@pytest.mark.parametrize("data", SENT_UNASKED.values(), ids=SENT_UNASKED)
-@pytest.mark.parametrize("origin", [EVIL, b"null", b"https://chat.example.evil.example", b"http://chat.example", b""])
+@pytest.mark.parametrize(
+    ("sent", "origin"),
+    [
+        *((sent, EVIL) for sent in SENT_UNASKED),
+        *(("json", origin) for origin in OTHERS),
+        *thorough(*((sent, origin) for sent in SENT_UNASKED if sent != "json" for origin in OTHERS)),
+    ],
+)
 async def test_a_page_of_another_origin_switches_nothing(
-    tmp_path: Path, config: dict[str, Any], data: bytes, origin: bytes
+    tmp_path: Path, config: dict[str, Any], sent: str, origin: bytes
 ) -> None:
+    data = SENT_UNASKED[sent]
     async with open_proxy_env(tmp_path, **config) as proxy_env:
         proxy_env.alpha.answer = sglang
         reply = await proxy_env.ask(of(origin, data))
