@@ -89,7 +89,7 @@ class RequestDispatcher:
         """Return the complete response, or the object that will send it later."""
         if not self._heads.find_plain(request):
             return self._check_and_answer(client, request)
-        record = RequestRecord(self._recorder, request, client.address)
+        record = self._recorder.begin(request, client.address)
         api_key = None
         if self.keyring.by_digest:
             try:
@@ -156,7 +156,7 @@ class RequestDispatcher:
         return _refused(self._record(head, address), refusal, head)
 
     def _record(self, request: Request, address: str) -> RequestRecord:
-        record = RequestRecord(self._recorder, request, address)
+        record = self._recorder.begin(request, address)
         record.cors = self._origins.lines(request)
         return record
 

@@ -151,9 +151,7 @@ class ProxiedRequest:
         self._lines = self._own_lines if ruled else lines
         self._ruled = ruled
         self._upstream_timeout = pace.upstream_timeout
-        new_usage = USAGE_READERS.get(to.label)
-        if new_usage is not None:
-            self._usage = new_usage()
+        self._new_usage = USAGE_READERS.get(to.label)
         if priority:
             self.priority = priority
         if is_batch:
@@ -323,18 +321,16 @@ class ProxiedRequest:
         """Relay a whole response: what `on_answer`, `on_bytes` and `on_complete` do, with less work."""
         self._upstream = None
         self._status = status = known.status
-        tokens = NO_TOKENS
-        usage = self._usage
-        if usage is not None and not known.is_encoded:
-            usage.see(data)
-            tokens = usage.result()
+        record = self._record
+        if self._new_usage is None or known.is_encoded:
+            record.end(status, "ok")
+        else:
+            record.end_whole(status, data, self._new_usage)
         if self._lines:
             data = b"".join((data[: known.line_size], self._lines, data[known.line_size :]))
-        record = self._record
         record.sent += len(data)
         self._client.send(data)
         self._let_go()
-        record.end(status, "ok", tokens=tokens)
         self._client.answered(record, keep_alive=True)
 
     def on_answer(self, status: int, head: bytes) -> None:
@@ -345,8 +341,8 @@ class ProxiedRequest:
         self._head_size = len(head)
         self._stream = stream = kind_of(head)
         self._encoded = head.find(b"\r\ncontent-encoding:") >= 0
-        if self._encoded:
-            self._usage = None
+        new_usage = self._new_usage
+        self._usage = None if new_usage is None or self._encoded else new_usage()
         if self._headed:
             continues = stream is self._client_format and status == 200 and not self._encoded
             self._reframer = ChunkReencoder(self._client_format) if continues else BodyBuffer()
@@ -551,8 +547,7 @@ class ProxiedRequest:
         if self.state is _QUEUED:
             self.waited(monotonic() - self.since)
         self.state = _DONE
-        if self._request.body:
-            self._drop_body()
+        self._drop_body()
         self._lease.release(self, self._grant)
         if self.unloads:
             self._lease.unload()

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from muxd.http.request import Request
 
 from .access_log import AccessLog
 from .metrics import ModelMetrics, ProxyMetrics
-from .request_ids import RequestIds
+from .request_ids import RequestId, RequestIds
+from .usage import Usage
 
 if TYPE_CHECKING:
     from .activity import Activity
@@ -43,6 +46,15 @@ class Recorder:
         self._ended: list[RequestRecord] = []
         self._later = later
 
+    def begin(self, request: Request, address: str) -> "RequestRecord":
+        """Return the record of a request that has arrived from `address`."""
+        target = request.target
+        if target[:1] != b"/":
+            target = _without_password(request)
+        return RequestRecord(
+            self, monotonic(), self.ids.of(request), address, request.method, target, len(request.body)
+        )
+
     def end(self, record: "RequestRecord") -> None:
         """Take the record of a request that has ended, to be written together with others that end about now."""
         self._ended.append(record)
@@ -58,6 +70,8 @@ class Recorder:
         wall = time() - monotonic()
         for record in ended:
             record.ended_at = record.arrived + record.seconds + wall
+            if record.whole:
+                record.read_tokens()
             meter = record.meter
             if meter is not None:
                 meter.finished(record.route, record.status, record.seconds)
@@ -72,7 +86,7 @@ class Recorder:
             record.target = b""  # the activity keeps some records for a while, and a target may be long
 
 
-class RequestRecord:
+class RequestRecord(msgspec.Struct, eq=False, gc=False):
     """What metrics and the access log need to know of one request.
 
     `arrived` is on the monotonic clock, `ended_at` in seconds since the epoch; sizes are in bytes, all other times in
@@ -80,58 +94,36 @@ class RequestRecord:
 
     `end` sets `status`, `how` (ok, client_gone, cut or refused), `code` (the proxy's own error code, or "") and
     `tokens` (of the prompt, how many of these were cached, of the completion); `delivered` sets `seconds`, and `flush`
-    `ended_at`.
+    `ended_at`, and `tokens` after `end_whole`.
     """
 
-    __slots__ = (
-        "address",
-        "arrived",
-        "code",
-        "cors",
-        "ended_at",
-        "events",
-        "first_byte",
-        "first_told",
-        "how",
-        "id",
-        "key",
-        "meter",
-        "method",
-        "model",
-        "received",
-        "records",
-        "replays",
-        "route",
-        "seconds",
-        "sent",
-        "status",
-        "target",
-        "tokens",
-        "told",
-        "waited",
-    )
-
-    ended_at: float
-
-    def __init__(self, records: Recorder, request: Request, address: str) -> None:
-        self.records = records
-        self.arrived = monotonic()
-        self.id = records.ids.of(request)
-        self.cors = b""  # CORS lines for the head of the proxy's own response, each with its CRLF
-        self.address = address
-        self.method = request.method
-        target = request.target
-        self.target = target if target[:1] == b"/" else _without_password(request)
-        self.received = len(request.body)
-        self.key = self.route = self.model = ""
-        self.meter: ModelMetrics | None = None  # the model's, once the model is known
-        self.waited = 0.0
-        self.first_byte: float | None = None  # seconds from the arrival to a stream's first byte
-        self.sent = 0  # bytes of the response that were given to the client's connection
-        self.events = 0  # of a stream
-        self.told = 0  # tokens that were counted as given by the model
-        self.first_told = False  # the time to the first byte was counted, too
-        self.replays = 0
+    records: "Recorder"
+    arrived: float
+    id: RequestId
+    address: str
+    method: str
+    target: bytes
+    received: int
+    cors: bytes = b""  # CORS lines for the head of the proxy's own response, each with its CRLF
+    key: str = ""
+    route: str = ""
+    model: str = ""
+    meter: ModelMetrics | None = None  # the model's, once the model is known
+    waited: float = 0.0
+    first_byte: float | None = None  # seconds from the arrival to a stream's first byte
+    sent: int = 0  # bytes of the response that were given to the client's connection
+    events: int = 0  # of a stream
+    told: int = 0  # tokens that were counted as given by the model
+    first_told: bool = False  # the time to the first byte was counted, too
+    replays: int = 0
+    status: int = 0
+    how: str = ""
+    code: str = ""
+    tokens: tuple[int, int, int] = NO_TOKENS
+    whole: bytes = b""  # the whole response, where `flush` is to read its tokens
+    new_usage: Callable[[], Usage] | None = None  # what makes their reader
+    seconds: float = 0.0
+    ended_at: float = 0.0
 
     @property
     def lines(self) -> bytes:
@@ -151,6 +143,17 @@ class RequestRecord:
     def end(self, status: int, how: str, code: str = "", tokens: tuple[int, int, int] = NO_TOKENS) -> None:
         """Note how the request ended; `delivered` passes it on once the client's connection has sent the response."""
         self.status, self.how, self.code, self.tokens = status, how, code, tokens
+
+    def end_whole(self, status: int, response: bytes, new_usage: Callable[[], Usage]) -> None:
+        """Note that the request ended well, with a response that has token counts: `flush` reads them."""
+        self.status, self.how, self.whole, self.new_usage = status, "ok", response, new_usage
+
+    def read_tokens(self) -> None:
+        """Take the token counts from the whole response."""
+        assert self.new_usage is not None
+        usage = self.new_usage()
+        usage.see(self.whole)
+        self.tokens, self.whole = usage.result(), b""
 
     def delivered(self, lost: int) -> None:
         """Finish the record: the whole response has left, but for `lost` bytes that the client did not take."""

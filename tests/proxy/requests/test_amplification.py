@@ -150,7 +150,7 @@ WIDE = MODEL.replace(b'"model"', b'"model"' + b"; a=b" * 3000)
         form(part("model", EMOJI * (SIZE // 4))),
         form(MODEL, part("stream", b"1" * SIZE)),
         form(MODEL, part("file", b"\r\n--" * (SIZE // 4), "a.wav")),
-        form(*[MODEL] * 500, part("model", b"m" * SIZE), *[MODEL] * 499),
+        form(*[MODEL] * 400, part("model", b"m" * SIZE), *[MODEL] * 399),
         form(*[WIDE] * 300),
         form(MODEL)[:-4] + b" " * SIZE,
     ],

@@ -1,12 +1,12 @@
 """Requests to log, and a place that keeps the lines."""
 
-from typing import Any
+from typing import Any, cast
 
 import trio
 
 from muxd.proxy.telemetry.access_log import AccessLog
 from muxd.proxy.telemetry.log_destinations import Lost
-from muxd.proxy.telemetry.recorder import RequestRecord
+from muxd.proxy.telemetry.recorder import Recorder, RequestRecord
 from muxd.proxy.telemetry.request_ids import RequestId
 
 NOON = 1_774_008_000.125  # 2026-03-20T12:00:00.125Z
@@ -53,14 +53,12 @@ class Kept:
 
 def record(log: AccessLog, **changed: Any) -> None:
     told = REQUEST | changed
-    visit = RequestRecord.__new__(RequestRecord)
-    visit.ended_at, visit.address, visit.key = told["at"], told["client"], told["key"]
-    visit.id = RequestId(told["request_id"], b"", b"", b"")
-    visit.method, visit.target, visit.route, visit.model = (
-        told[name] for name in ("method", "target", "route", "model")
-    )
+    id = RequestId(told["request_id"], b"", b"", b"")
+    asked = (told[name] for name in ("client", "method", "target", "received"))
+    visit = RequestRecord(cast(Recorder, None), 0.0, id, *asked)
+    visit.ended_at, visit.key, visit.route, visit.model = (told[name] for name in ("at", "key", "route", "model"))
     visit.status, visit.how, visit.code = told["status"], told["end"], told["code"]
-    visit.received, visit.sent = told["received"], told["sent"]
+    visit.sent = told["sent"]
     visit.waited, visit.first_byte, visit.seconds = told["wait"], told["ttft"], told["duration"]
     visit.tokens, visit.replays = (told["prompt"], 0, told["completion"]), told["replays"]
     log.record([visit])
