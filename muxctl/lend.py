@@ -40,6 +40,9 @@ PATIENCE = 30.0
 #: Seconds between two attempts to reach a muxd that is gone.
 RETRY = 1.0
 
+#: Seconds within which muxd sees that a command has ended; where a process of its group lives on, the loan does, too.
+GIVEN_BACK = 3.0
+
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("gpus", metavar="GPU", help='by number or UUID; several with commas, as in "0,1"')
@@ -95,8 +98,11 @@ class _Borrowing:
         self._to_foreground(self._process.pid)
         try:
             ask(self._path, "POST", f"/v1/loans/{self._loan}/borrower", {"pid": self._process.pid})
-            Thread(target=self._attend, args=(lines,), daemon=True).start()
+            attending = Thread(target=self._attend, args=(lines,), daemon=True)
+            attending.start()
             status = self._wait()
+            self._is_over = True
+            attending.join(GIVEN_BACK)  # muxd ends the stream once it has the GPUs: a next loan of them is granted
         except CommandFailed:
             self._end(signal.SIGKILL)  # nobody would know that the GPU is in use
             raise
@@ -122,8 +128,9 @@ class _Borrowing:
                         self._end(signal.SIGTERM)
                         time.sleep(PATIENCE)
                         self._end(signal.SIGKILL)
-            time.sleep(RETRY)
-            lines = stream(self._path, "GET", f"/v1/loans/{self._loan}")
+            if not self._is_over:
+                time.sleep(RETRY)
+                lines = stream(self._path, "GET", f"/v1/loans/{self._loan}")
 
     def _end(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

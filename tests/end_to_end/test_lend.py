@@ -37,6 +37,13 @@ def until_lent(muxd: Muxd) -> int:
     return int(eventually(lambda: loans(muxd) and loans(muxd)[0]["pid"], "the command runs on the GPU"))
 
 
+def test_when_muxctl_ends_the_gpu_is_back_and_can_be_lent_again_at_once(start):
+    muxd = start()
+    for status in (0, 5):
+        lent = muxd.muxctl("lend", "0", "--", "sh", "-c", f"exit {status}")
+        assert (lent.returncode, loans(muxd)) == (status, [])
+
+
 def test_a_command_has_the_gpu_while_models_sleep_and_what_waited_comes_back(start):
     muxd = start()
     text = muxd.ask("alpha")
