@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from muxctl import orders
-from muxctl.exit_codes import CommandFailed, ExitCode
+from muxctl.exit_codes import ExitCode
 
 MEANING = """\
 Makes it ready as muxctl switch does.  From then on it leaves its GPUs for no
@@ -22,7 +22,5 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    seconds = orders.duration_of("--for", options.for_) if options.for_ else None
-    if seconds is not None and seconds <= 0:
-        raise CommandFailed("--for: a hold lasts longer than no time; muxctl unhold ends one", ExitCode.USAGE)
+    seconds = orders.lasting(options.for_, "a hold lasts longer than no time; muxctl unhold ends one")
     return orders.give("hold", options, **({} if seconds is None else {"for_s": seconds}))

@@ -14,7 +14,7 @@ from typing import Any
 
 from muxctl.control_connection import ask, stream
 from muxctl.exit_codes import EVERYWHERE, CommandFailed, ExitCode, refusal
-from muxctl.orders import duration_of
+from muxctl.orders import lasting
 from muxctl.socket_path import find_socket
 
 MEANING = """\
@@ -55,7 +55,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Borrow the GPUs, run the command on them, and return its exit status.  Raises CommandFailed."""
     path = find_socket(options.socket)
-    seconds = duration_of("--for", options.for_) if options.for_ else None
+    seconds = lasting(options.for_, "a loan lasts longer than no time; without a time it lasts as long as its command")
     body: dict[str, Any] = {"gpus": [gpu.strip() for gpu in options.gpus.split(",")]}
     body |= {"preemptible": options.preemptible, "refuses": options.refuse}
     body |= {"for_s": seconds} if seconds is not None else {}

@@ -45,7 +45,7 @@ def give(verb: str, options: Namespace, **body: Any) -> int:
 
     Raises CommandFailed if the order fails, is superseded, or is not watched to its end.
     """
-    limit = duration_of("--timeout", options.timeout) if options.timeout else None
+    limit = duration_of("--timeout", options.timeout) if options.timeout is not None else None
     path = find_socket(options.socket)
     target = model_target(options.name, f"/{verb}")
     if options.no_wait:
@@ -75,6 +75,14 @@ def duration_of(option: str, text: str) -> float | None:
     except ValueError as error:
         raise CommandFailed(f"{option}: {error}", ExitCode.USAGE) from None
     return limit if limit <= _LONGEST_WAIT else None
+
+
+def lasting(text: str | None, what: str) -> float | None:
+    """Return the seconds of `--for`; None where it is not given, or endless.  `what` ends the refusal of no time."""
+    seconds = duration_of("--for", text) if text is not None else None
+    if seconds is not None and seconds <= 0:
+        raise CommandFailed(f"--for: {what}", ExitCode.USAGE)
+    return seconds
 
 
 def _reporter(verb: str, options: Namespace, replicas: int | None) -> Reporter:

@@ -1,6 +1,6 @@
 """`muxctl scale NAME N`: let so many replicas of a model serve."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 from muxctl import orders
 from muxctl.exit_codes import ExitCode
@@ -25,7 +25,13 @@ EXITS = orders.EXITS | {
 def arguments(parser: ArgumentParser) -> None:
     orders.arguments(parser, now=True)
     most = "how many; from min_replicas to max_replicas, else from 0 to replicas"
-    parser.add_argument("replicas", metavar="N", type=int, help=most)
+    parser.add_argument("replicas", metavar="N", type=_count, help=most)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is not a number of replicas")
+    return int(text)
 
 
 def run(options: Namespace) -> int:

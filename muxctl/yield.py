@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 
 from muxctl.control_connection import ask, stream
 from muxctl.exit_codes import EVERYWHERE, CommandFailed, ExitCode, refusal
-from muxctl.orders import duration_of
+from muxctl.orders import lasting
 from muxctl.socket_path import find_socket
 
 MEANING = """\
@@ -39,7 +39,7 @@ def run(options: Namespace) -> int:
             raise CommandFailed("the GPUs are muxd's already: no muxctl yield is under way", ExitCode.NOT_READY)
         print(json.dumps(ended) if options.json else "the models come back")
         return ExitCode.OK
-    seconds = duration_of("--for", options.for_) if options.for_ else None
+    seconds = lasting(options.for_, "it lasts longer than no time; muxctl yield --end lets the models come back")
     body = {"borrowed": False, "refuses": options.refuse} | ({} if seconds is None else {"for_s": seconds})
     try:
         for line in stream(path, "POST", "/v1/loans", body):

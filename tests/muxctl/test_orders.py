@@ -171,10 +171,18 @@ def test_a_terminal_gets_a_line_that_is_redrawn(tells, muxd, terminal):
     assert "qwen is stopped; requests for it get 503 until muxctl start qwen" in shown.text
 
 
-@pytest.mark.parametrize(("time", "said"), [("soon", "is not a duration"), ("0", "longer than no time")])
-def test_a_hold_has_a_time(muxctl, time, said):
-    code, _, err = muxctl("hold", "qwen", "--for", time)
+@pytest.mark.parametrize("words", [("hold", "qwen"), ("yield",), ("lend", "0")])
+@pytest.mark.parametrize(
+    ("time", "said"), [("soon", "is not a duration"), ("", "is not a duration"), ("0", "longer than no time")]
+)
+def test_who_holds_yields_or_lends_for_a_time_gives_one(muxctl, words, time, said):
+    code, _, err = muxctl(*words, "--for", time, *(["--", "true"] if "lend" in words else []))
     assert (code, "--for" in err, said in err) == (2, True, True)
+
+
+def test_there_are_no_fewer_replicas_than_none(muxctl):
+    code, _, err = muxctl("scale", "qwen", "-1")
+    assert (code, "'-1' is not a number of replicas" in err) == (2, True)
 
 
 def test_a_model_is_let_go(muxd, muxctl):
