@@ -54,8 +54,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Borrow the GPUs, run the command on them, and return its exit status.  Raises CommandFailed."""
-    path = find_socket(options.socket)
     seconds = lasting(options.for_, "a loan lasts longer than no time; without a time it lasts as long as its command")
+    path = find_socket(options.socket)
     body: dict[str, Any] = {"gpus": [gpu.strip() for gpu in options.gpus.split(",")]}
     body |= {"preemptible": options.preemptible, "refuses": options.refuse}
     body |= {"for_s": seconds} if seconds is not None else {}

@@ -32,6 +32,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
+    seconds = lasting(options.for_, "it lasts longer than no time; muxctl yield --end lets the models come back")
     path = find_socket(options.socket)
     if options.end:
         ended = ask(path, "POST", "/v1/loans/end", {})
@@ -39,7 +40,6 @@ def run(options: Namespace) -> int:
             raise CommandFailed("the GPUs are muxd's already: no muxctl yield is under way", ExitCode.NOT_READY)
         print(json.dumps(ended) if options.json else "the models come back")
         return ExitCode.OK
-    seconds = lasting(options.for_, "it lasts longer than no time; muxctl yield --end lets the models come back")
     body = {"borrowed": False, "refuses": options.refuse} | ({} if seconds is None else {"for_s": seconds})
     try:
         for line in stream(path, "POST", "/v1/loans", body):
