@@ -88,6 +88,16 @@ async def test_a_key_is_checked_each_time(keyed: ProxyEnv) -> None:
     assert (await client.ask(post(chat(), USUAL + bearer(SECRET)))).status == 401
 
 
+async def test_a_head_that_others_have_sent_opens_no_connection_to_who_has_not_their_key(keyed: ProxyEnv) -> None:
+    await known(keyed, post(chat(), USUAL + bearer(SECRET)))
+    for head in (USUAL, USUAL + bearer(SECRET[:-1]), USUAL + bearer(SECRET[:-1] + "x"), USUAL + bearer(SECRET + "x")):
+        stranger = await keyed.connect()
+        assert (await stranger.ask(post(chat(), head))).status == 401
+    calls = len(keyed.alpha.calls)
+    assert (await (await keyed.connect()).ask(post(chat(), USUAL + bearer(SECRET)))).status == 200
+    assert len(keyed.alpha.calls) == calls + 1
+
+
 async def test_other_rules_for_hosts_hold_from_the_next_request_on(proxy_env: ProxyEnv) -> None:
     client = await known(proxy_env, post(chat(), USUAL))
     proxy_env.proxy.dispatcher.set_rules(Hosts(("other.test",)), Origins(None, at_home=False))

@@ -1,5 +1,7 @@
 """Events that come one at a time, each a chunk of its own: they pass without being parsed, and nothing else does."""
 
+from pathlib import Path
+
 import pytest
 import trio
 import trio.testing
@@ -8,10 +10,11 @@ from muxd.proxy.sockets.downstream import ClientConnection
 from muxd.proxy.sockets.reactor import READ_SIZE
 
 from .http_client import HttpClient, chat, post
-from .proxy_env import ProxyEnv
+from .proxy_env import ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .test_lost_workers import metric
 from .test_sending import slow_reader
+from .test_waiting import TALKATIVE, waiting
 from .worker import SSE_HEAD, Call, chunk
 
 END = b"0\r\n\r\n"
@@ -159,6 +162,40 @@ async def test_tokens_told_in_an_event_of_its_own_are_counted(
     await hand.sends(END)
     await http_client.reply()
     assert await metric(proxy_env, "muxd_tokens_total") == "7.0 0.0 5.0"
+
+
+async def test_a_client_without_chunks_gets_events_that_come_one_at_a_time(
+    proxy_env: ProxyEnv, http_client: HttpClient
+) -> None:
+    hand = Hand(proxy_env, http_client)
+    await http_client.send(post(chat(stream=True), version=b"1.0"))
+    for number in range(4):
+        await hand.sends(chunk(b"data: %d\n\n" % number))
+        await http_client.until(b"data: %d\n\n" % number)
+    await hand.sends(END)
+    assert (await http_client.rest()).partition(b"\r\n\r\n")[2] == b"data: 0\n\ndata: 1\n\ndata: 2\n\ndata: 3\n\n"
+
+
+async def test_events_behind_comments_pass_one_at_a_time_and_their_tokens_are_counted(tmp_path: Path) -> None:
+    usage = chunk(b'data: {"choices":[],"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5}}\n\n')
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
+        client = await waiting(proxy_env)
+        pieces, piece_of = trio.open_memory_channel[bytes](0)
+
+        async def answer(call: Call) -> None:
+            await call.send(SSE_HEAD)
+            async for piece in piece_of:
+                await call.send(piece)
+
+        proxy_env.beta.answer = answer
+        (await proxy_env.lease()).grant(proxy_env.beta.url)
+        told = (sized(20), sized(300), usage, sized(40), END)
+        for piece in told:
+            await pieces.send(piece)
+            await client.until(piece)
+        assert client.buffer.endswith(b"".join(told))
+        pieces.close()
+        assert await metric(proxy_env, "muxd_tokens_total") == "7.0 0.0 5.0"
 
 
 async def test_the_time_between_events_is_counted(proxy_env: ProxyEnv, hand: Hand) -> None:
