@@ -186,9 +186,15 @@ def test_the_supervisor_is_not_in_the_data_path():
 SLOW = {"asyncio", "email", "http.client", "httpx", "prometheus_client", "pynvml", "rich", "urllib.request", "yaml"}
 
 
-@pytest.mark.parametrize("process", [DAEMON, "muxd.proxy.app", "muxd.ui.console_server"])
+@pytest.mark.parametrize(
+    "process", [DAEMON, "muxd.proxy.app", "muxd.ui.console_server", "muxd.simulator.first_process"]
+)
 def test_a_process_starts_without_what_costs_much_and_is_not_needed(process):
     assert SLOW & loaded_by(process) == set()
+
+
+def test_a_simulated_server_forks_its_children_while_it_is_small():
+    assert not {*SLOW, "trio", "msgspec", "ssl", "http", "socket", "logging"} & loaded_by("muxd.simulator.__main__")
 
 
 def test_what_is_frozen_is_a_struct():

@@ -12,18 +12,16 @@ from .command_line import Flags
 POLL = 1.0
 
 
-def wait_at_gate(flags: Flags, rank: int, is_open: mmap) -> None:
-    """Wait until the gate is opened, where there is one; `is_open`, shared by all ranks, begins with 1 then.
+def wait_at_gate(flags: Flags, port: int, rank: int, is_open: mmap) -> None:
+    """Wait until the gate is opened; `is_open`, shared by all ranks, begins with 1 then.
 
     The first rank listens there, and goes on doing so.
     """
-    if flags.gated_launch_port is None:
-        return
     if rank == 0:
-        server = ThreadingHTTPServer((flags.host, flags.gated_launch_port), _handler(is_open))
+        server = ThreadingHTTPServer((flags.host, port), _handler(is_open))
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"Gated launch control server started on {flags.host}:{flags.gated_launch_port}", flush=True)
+        print(f"Gated launch control server started on {flags.host}:{port}", flush=True)
     print(f"Gated launch waiting for activation. rank={rank}", flush=True)
     began = time.monotonic()
     while not is_open[0]:

@@ -16,7 +16,6 @@ from mmap import mmap
 from typing import Any
 
 from .command_line import Flags
-from .gate import wait_at_gate
 from .gpu_ledger import GpuLedger, OutOfMemory
 from .rank_memory import GARBAGE, KV, WEIGHTS, Fatal, RankMemory
 
@@ -35,7 +34,10 @@ def run_scheduler(
     """
     try:
         time.sleep(flags.import_time)
-        wait_at_gate(flags, rank, is_open)
+        if (port := flags.gated_launch_port) is not None:
+            from .gate import wait_at_gate  # and with it http.server, which keeps no process small
+
+            wait_at_gate(flags, port, rank, is_open)
         memory = _memory(flags, rank)
         _load(memory, flags, rank)
         _Scheduler(flags, memory, tokens, replies, took_step).run(commands)

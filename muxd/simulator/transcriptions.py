@@ -5,8 +5,6 @@ of an answer depends on a hash of the file's bytes.
 """
 
 from collections.abc import Iterable, Sequence
-from email.parser import BytesParser
-from email.policy import HTTP
 from hashlib import blake2b
 from math import ceil
 from typing import Any
@@ -81,6 +79,9 @@ class TranscriptionForm(ReplyForm):
 
 def _form(request: Request) -> tuple[dict[str, str], bytes]:
     """Return the fields of the multipart form, and its file; raise EngineRefusal."""
+    from email.parser import BytesParser  # which few requests need
+    from email.policy import HTTP
+
     head = b"Content-Type: " + (request.header(b"content-type") or b"") + b"\r\n\r\n"
     message = BytesParser(policy=HTTP).parsebytes(head + request.body)
     fields: dict[str, str] = {}
