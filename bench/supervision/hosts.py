@@ -20,7 +20,7 @@ SUPERVISOR_VERSION = "4.3.0"
 MODEL = "org/beta"
 LOG_BYTES = 1 << 20  # of one log file; one older one is kept
 
-#: A start that fails for as long as there is a file "broken", and what the launcher has of descriptors.
+#: A start that fails for as long as there is a file "broken", and what the main process has of descriptors.
 KIT = replace(
     kits.SIMULATION,
     python=kits.SIMULATED_PYTHON.replace(
@@ -97,22 +97,22 @@ class Keeper(Run):
     # The worker
 
     def worker(self) -> list[int]:
-        """The server's processes that have its command line: the launcher of each copy, and what that has forked."""
+        """The processes that have the server's command line: each copy's main process, and what that has forked."""
         mark = f"--port {self.worker_port} "
         return sorted(p for p, line in self.processes().items() if mark in line and "bench.sglangmux.worker" in line)
 
-    def launchers(self) -> list[int]:
+    def main_processes(self) -> list[int]:
         """One for each copy that runs."""
         pids = self.worker()
         return [pid for pid in pids if parent(pid) not in pids and not name(pid).startswith("sim::")]
 
     @property
-    def launcher(self) -> int:
-        return self.launchers()[0]
+    def main_process(self) -> int:
+        return self.main_processes()[0]
 
     def family(self) -> list[int]:
-        """The launcher, and whatever descends from it."""
-        return [self.launcher, *descendants(self.launcher)]
+        """The main process, and whatever descends from it."""
+        return [self.main_process, *descendants(self.main_process)]
 
     @property
     def scheduler(self) -> int:

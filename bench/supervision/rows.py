@@ -58,9 +58,9 @@ def lost(host: Keeper, pid: int, number: signal.Signals) -> Seen:
     return Seen(back is not None and not any(map(is_running, family)), f"{after(back)}; {left(family)}")
 
 
-def launcher_killed(bench: Bench) -> Seen:
+def main_process_killed(bench: Bench) -> Seen:
     with bench.keeper() as host:
-        return lost(host, host.launcher, signal.SIGKILL)
+        return lost(host, host.main_process, signal.SIGKILL)
 
 
 def scheduler_killed(bench: Bench) -> Seen:
@@ -70,12 +70,12 @@ def scheduler_killed(bench: Bench) -> Seen:
 
 def stray_left(bench: Bench) -> Seen:
     with bench.keeper("--fault setsid-grandchild") as host:
-        return lost(host, host.launcher, signal.SIGKILL)
+        return lost(host, host.main_process, signal.SIGKILL)
 
 
-def launcher_stopped(bench: Bench) -> Seen:
+def main_process_stopped(bench: Bench) -> Seen:
     with bench.keeper() as host:
-        return lost(host, host.launcher, signal.SIGSTOP)
+        return lost(host, host.main_process, signal.SIGSTOP)
 
 
 def port_taken(bench: Bench) -> Seen:
@@ -97,7 +97,7 @@ def crash_loop(bench: Bench) -> Seen:
     with bench.keeper() as host:
         broken = bench.folder / "broken"
         broken.touch()
-        os.kill(host.launcher, signal.SIGKILL)
+        os.kill(host.main_process, signal.SIGKILL)
         end = time.monotonic() + 15
         within(15, lambda: host.ask(2).status == 200 or time.monotonic() > end)
         broken.unlink()
@@ -152,13 +152,13 @@ def log_disk_full(bench: Bench) -> Seen:
 def second_one(bench: Bench) -> Seen:
     """The same program is started once more in the same place."""
     with bench.keeper() as host:
-        before = host.launchers()
+        before = host.main_processes()
         second = host.start()
         try:
             status = second.wait(10)
         except subprocess.TimeoutExpired:
             status = None
-        copies, answer = host.launchers(), host.ask()
+        copies, answer = host.main_processes(), host.ask()
         good = bool(status) and copies == before and answer.status == 200
         end = "runs beside the first" if status is None else f"ends with status {status}"
         text = f"it {end}; {len(copies)} copies of the worker, the client gets {answer.status or 'no answer'}"
@@ -218,7 +218,7 @@ def is_open(client: socket.socket) -> bool:
 def program_killed(bench: Bench) -> Seen:
     """SIGKILL to the program while a stream runs; then it is started again."""
     with bench.keeper() as host:
-        before = host.launchers()
+        before = host.main_processes()
         body = chat(MODEL, stream=True, max_tokens=600, ignore_eos=True)
         streamed: list[bytes] = []
         client = threading.Thread(
@@ -235,7 +235,7 @@ def program_killed(bench: Bench) -> Seen:
         back = host.serves_after(20)
         client.join()
         within(3, lambda: False)  # a second copy would be on its way by now
-        copies, status = host.launchers(), host.status()
+        copies, status = host.main_processes(), host.status()
         kept = copies == before
         is_known = status is not None and owns(host)
     whole = b"[DONE]" in streamed[0]
@@ -248,7 +248,7 @@ def program_killed(bench: Bench) -> Seen:
 
 def owns(host: Keeper) -> bool:
     """Whether the program knows of the worker that runs: it ends when the program is told to end."""
-    pids = host.launchers()
+    pids = host.main_processes()
     with suppress(ProcessLookupError):
         os.kill(host.daemon, signal.SIGTERM)
     return within(15, lambda: not any(map(is_running, pids)))
@@ -272,7 +272,7 @@ def without_descriptors(bench: Bench) -> Seen:
     with bench.keeper() as host:
         daemon = host.daemon
         with descriptors(daemon, 1):
-            os.kill(host.launcher, signal.SIGKILL)
+            os.kill(host.main_process, signal.SIGKILL)
             within(3, lambda: False)
             lives = is_running(daemon)
         back = host.serves_after(30) if lives else None
@@ -284,17 +284,17 @@ def bad_reload(bench: Bench) -> Seen:
     with bench.keeper() as host:
         if not host.config.exists():
             return Seen(None, "it has no configuration to read again")
-        before = host.launchers()
+        before = host.main_processes()
         host.config.write_text("[[[ no configuration\n")
         os.kill(host.daemon, signal.SIGHUP)
         within(5, lambda: not host.is_alive)
-        good = host.is_alive and host.launchers() == before and host.ask().status == 200
+        good = host.is_alive and host.main_processes() == before and host.ask().status == 200
         text = "the former one holds" if good else f"ends with status {host.process.poll()}"
     return Seen(good, text)
 
 
 def inherited(bench: Bench) -> Seen:
-    """What the worker's launcher has of descriptors beside its first three, and the one that lists them."""
+    """What the worker's main process has of descriptors beside its first three, and the one that lists them."""
     with bench.keeper():
         lines = Path(bench.folder, "descriptors").read_text().splitlines()
     found = [line.rpartition(" -> ")[2] for line in lines if " -> " in line]
@@ -303,10 +303,10 @@ def inherited(bench: Bench) -> Seen:
 
 
 ROWS = (
-    Row(1, "the worker's launcher is killed", launcher_killed),
+    Row(1, "the worker's main process is killed", main_process_killed),
     Row(2, "one of its other processes is killed", scheduler_killed),
-    Row(3, "the launcher ends, a descendant has a session of its own", stray_left),
-    Row(4, "the launcher hangs (SIGSTOP)", launcher_stopped),
+    Row(3, "the main process ends, a descendant has a session of its own", stray_left),
+    Row(4, "the main process hangs (SIGSTOP)", main_process_stopped),
     Row(6, "its port is taken at the start", port_taken),
     Row(8, "no start succeeds for 15 s", crash_loop),
     Row(9, "SIGTERM is ignored by the worker", term_ignored),

@@ -48,7 +48,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Return the launcher's pid; None until its shim has forked it."""
+        """Return the main process's pid; None until its shim has forked it."""
         if self._shim_record is None:
             self._read_shim_record()
         return self._shim_record.pid if self._shim_record is not None else None
@@ -62,7 +62,7 @@ class Child:
         return Dropped(known.dropped_bytes, known.dropped_why, known.dropping) if known is not None else Dropped()
 
     def pids(self) -> list[int]:
-        """Return the child's processes: all below its shim or, where that was killed, the launcher's session.
+        """Return the child's processes: all below its shim or, where that was killed, the main process's session.
 
         Raises OSError if the process table cannot be read.
         """
@@ -83,7 +83,7 @@ class Child:
         return self._shim_record
 
     def stop(self) -> None:
-        """Ask the launcher to end; the shim kills what is left after stop_timeout.  Returns at once."""
+        """Ask the main process to end; the shim kills what is left after stop_timeout.  Returns at once."""
         self._ask(STOP)
 
     def kill(self) -> None:

@@ -2,7 +2,7 @@
 
 A living shim does this itself: it is the ancestor of its child's processes.  A killed shim leaves
 orphans that no parent ties to it any more.  They are recognised by, in this order: their cgroup; the
-session that the launcher led; the pipes that are their stdout and stderr; the token in their
+session that the main process led; the pipes that are their stdout and stderr; the token in their
 environment.  A process that has one of these marks belongs to the child, and so do its children and
 its session.  Each mark is checked so that a pid, or the number of a session, that has been used again
 is never taken for the old one.
@@ -39,9 +39,9 @@ class ProcessFingerprint(Struct, frozen=True):
 
     token: str
     cgroup: str | None = None
-    leader: tuple[int, int] | None = None  # pid and start time of the launcher
+    leader: tuple[int, int] | None = None  # pid and start time of the main process
     pipes: frozenset[int] = frozenset()
-    just_now: bool = False  # the shim lived until now: the session is the launcher's even if the launcher is gone
+    just_now: bool = False  # the shim lived until now: the session is the main process's even if that is gone
 
 
 def marks_of(record: ChildRecord, shim_record: ShimRecord | None, *, just_now: bool = False) -> ProcessFingerprint:
@@ -163,9 +163,9 @@ def bury(pid: int) -> bool:
 
 
 def _leaders_session(marks: ProcessFingerprint, table: dict[int, Process]) -> set[int]:
-    """Return the number of the launcher's session, or nothing if that number may mean another session by now.
+    """Return the number of the main process's session, or nothing if that number may mean another session by now.
 
-    The number means the launcher's session while the launcher is there, be it as a zombie.  After that the
+    The number means the main process's session while the main process is there, be it as a zombie.  After that the
     session keeps its number as long as it has members.  Without members the number is free: another process
     may get it as its pid, lead a session of that number, and end before its session does.
     """

@@ -66,7 +66,7 @@ class ShimRecord(Struct, frozen=True):
     """A shim's record: what the shim writes into its lock file once its child runs."""
 
     token: Text
-    pid: Pid  # of the child that was executed: the launcher, and the session it leads
+    pid: Pid  # of the child that was executed: the main process, and the session it leads
     start: Number
     pipes: tuple[Number, ...] = ()  # inodes of the child's stdout and stderr
     dropped_bytes: int = 0

@@ -60,7 +60,7 @@ class ChildSpec(Struct, frozen=True):
     stop_timeout: float
     stop_signal: signal.Signals = signal.SIGTERM
     listen_fds: dict[str, int] = field(default_factory=dict)  # sockets to pass on, by name; they stay open here
-    stop_port: int = 0  # a stop signals the process that listens there, not the launcher
+    stop_port: int = 0  # a stop signals the process that listens there, not the main process
     stop_command: tuple[str, ...] = ()  # ends the child in the stop signal's place; may have CHILD_PID
 
 

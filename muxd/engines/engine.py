@@ -33,7 +33,7 @@ class LaunchContext(Struct, frozen=True):
     released: Sequence[str] = ()  # the tags of the memory that it has given up
 
 
-#: Stands for the pid of a server's first process in its stop command.  No word of a command can have a NUL.
+#: Stands for the pid of a server's main process in its stop command.  No word of a command can have a NUL.
 SERVER_PID = "\0server\0"
 
 
@@ -54,7 +54,7 @@ class LaunchSpec(CommandSpec, frozen=True):
     """How to start a server, and to stop it."""
 
     stop_signal: signal.Signals = signal.SIGTERM  # what ends an idle server soonest
-    stop_port: int = 0  # the stop signal goes to the process that listens there; 0: to the first process
+    stop_port: int = 0  # the stop signal goes to the process that listens there; 0: to the main process
 
 
 class ServerKeys(Struct, frozen=True):

@@ -13,7 +13,7 @@ from muxd.engines.engine import Engine, LaunchContext, LaunchSpec, ServerKeys
 
 
 class ScriptLauncher:
-    """Starts the model's launch script; its first process is the script's shell, or the server after `exec`."""
+    """Starts the model's launch script; its main process is the script's shell, or the server after `exec`."""
 
     def launch(self, model: Model, engine: Engine, context: LaunchContext) -> LaunchSpec:
         script = model.script

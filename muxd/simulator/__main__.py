@@ -1,4 +1,4 @@
-"""`python -m muxd.simulator FLAGS`: fork the children while this process is small, then become the launcher."""
+"""`python -m muxd.simulator FLAGS`: fork the children while this process is small, then become the main process."""
 
 import gc
 import signal
@@ -11,7 +11,7 @@ from .process_tree import fork_children, leave_temporary_files
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one server until it ends; return the exit status, where the launcher does not end the process itself."""
+    """Run one server until it ends; return the exit status, where the main process does not end the process itself."""
     flags = parse_flags(argv)
     if (ending := flags.faults.ending()) is not None:
         ENDINGS[ending].happen(flags.model_path)
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     gc.disable()  # while modules come
     import trio
 
-    from .first_process import serve
+    from .main_process import serve
 
     gc.freeze()
     gc.enable()

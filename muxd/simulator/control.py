@@ -229,7 +229,7 @@ class _Steering:
     async def _attempt(
         self, call: EngineCall, exchange: ResponseWriter, carry_out: Callable[[], Awaitable[None]]
     ) -> None:
-        """Carry the call out, unless a fault has it fail, end the launcher, or never be answered."""
+        """Carry the call out, unless a fault has it fail, end the main process, or never be answered."""
         if self._faults.has("die-on", call):
             print(f"fault: dying on {call}", file=sys.stderr, flush=True)
             self._engine.end(self._faults.exit_code)

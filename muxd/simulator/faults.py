@@ -49,17 +49,20 @@ class FaultValue(StrEnum):
 # name: (its value, what happens)
 FAULTS: dict[str, tuple[FaultValue, str]] = {
     "load-time": (FaultValue.SECONDS, "loading takes this long, whatever --load-time says"),
-    "die-while-loading": (FaultValue.SECONDS_OR_NONE, "the launcher ends after so long; its children stay as orphans"),
+    "die-while-loading": (
+        FaultValue.SECONDS_OR_NONE,
+        "the main process ends after so long; its children stay as orphans",
+    ),
     "oom-text": (FaultValue.NONE, "loading ends in CUDA's out-of-memory text and death, whatever is free"),
     "cannot-start": (
         FaultValue.ENDING,
         "its start ends at once, with what SGLang says and how it ends for that reason",
     ),
     "lacks": (FaultValue.PART, "it is a SGLang that has no such part"),
-    "die-after": (FaultValue.SECONDS, "the launcher ends so long after it was ready"),
+    "die-after": (FaultValue.SECONDS, "the main process ends so long after it was ready"),
     "exit-code": (FaultValue.STATUS, "the status that die-while-loading, die-after and die-on end with; 1 without it"),
     "hang": (FaultValue.SECONDS_OR_NONE, "from so long after ready it takes connections and requests and answers none"),
-    "sigstop-self": (FaultValue.SECONDS_OR_NONE, "the launcher stops itself (SIGSTOP) so long after it was ready"),
+    "sigstop-self": (FaultValue.SECONDS_OR_NONE, "the main process stops itself (SIGSTOP) so long after it was ready"),
     "log-flood": (FaultValue.BYTES, "numbered lines of 100 bytes on stdout from the start on, for ever"),
     "ignore-term": (FaultValue.NONE, "SIGTERM is ignored from the start on"),
     "slow-term": (FaultValue.SECONDS, "from SIGTERM to the exit it takes this long"),
@@ -68,7 +71,7 @@ FAULTS: dict[str, tuple[FaultValue, str]] = {
         FaultValue.CALL,
         "the call is not carried out; its answer is 500, that of reload 400 with SGLang's words",
     ),
-    "die-on": (FaultValue.CALL, "the launcher ends instead of an answer"),
+    "die-on": (FaultValue.CALL, "the main process ends instead of an answer"),
     "wake-wrong": (FaultValue.NONE, "weights that come back with a wake or a reload are garbage, and no call says so"),
     "setsid-grandchild": (
         FaultValue.NONE,
@@ -101,7 +104,7 @@ class Faults:
 
     @property
     def exit_code(self) -> int:
-        """Return the status with which a fault ends the launcher."""
+        """Return the status with which a fault ends the main process."""
         status = self.number("exit-code")
         return 1 if status is None else int(status)
 

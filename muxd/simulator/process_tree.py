@@ -1,7 +1,7 @@
-"""The process tree of one server: a launcher, a scheduler per rank, a detokenizer.
+"""The process tree of one server: a main process, a scheduler per rank, a detokenizer.
 
-The children are forked before the launcher imports its HTTP server, so they stay small.  Pipes connect them to the
-launcher, as sockets do in SGLang.
+The children are forked before the main process imports its HTTP server, so they stay small.  Pipes connect them to the
+main process, as sockets do in SGLang.
 """
 
 import os
@@ -31,7 +31,7 @@ def comm(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServerProcesses:
-    """The launcher's side: the children's pids, a command pipe per rank, and the pipe on which all replies arrive."""
+    """The main process's side: the children's pids, a command pipe per rank, and the pipe for all replies."""
 
     schedulers: tuple[int, ...]
     detokenizer: int

@@ -20,14 +20,14 @@ from .gpu_ledger import GpuLedger, OutOfMemory
 from .rank_memory import GARBAGE, KV, WEIGHTS, Fatal, RankMemory
 
 _STEP = 1.0  # seconds between two signs of life of an idle scheduler
-_ORPHANED_FOR = 30.0  # seconds that a scheduler lives on whose launcher died during the load
+_ORPHANED_FOR = 30.0  # seconds that a scheduler lives on whose main process died during the load
 _EVER = 3600.0  # seconds that a detokenizer lives on then; SGLang's lives for ever
 
 
 def run_scheduler(
     flags: Flags, rank: int, is_open: mmap, commands: int, tokens: int, replies: int, took_step: Callable[[], None]
 ) -> None:
-    """Load, then carry out the launcher's commands until the launcher is gone; die of a wrong command as SGLang does.
+    """Load, then carry out the main process's commands until that is gone; die of a wrong command as SGLang does.
 
     `is_open` begins with 1 once the gate is open, see `gate`.  `commands`, `tokens` and `replies` are pipe ends.
     `took_step` is called about every second as long as this process gets on with its work.
@@ -54,7 +54,7 @@ def run_scheduler(
 
 
 def run_detokenizer(flags: Flags, tokens: int, replies: int) -> None:
-    """Pass the scheduler's answers on to the launcher until the launcher is gone."""
+    """Pass the scheduler's answers on to the main process until the main process is gone."""
     serving = False
     for line in _lines(tokens, lambda: None):
         serving = serving or json.loads(line)["do"] == "serve"
@@ -64,9 +64,9 @@ def run_detokenizer(flags: Flags, tokens: int, replies: int) -> None:
             return
     if not serving:
         _live_as_orphan(flags, _EVER)
-    launcher = select.poll()
-    launcher.register(replies, 0)  # no events but the error that comes when the launcher has ended
-    launcher.poll()
+    main_process = select.poll()
+    main_process.register(replies, 0)  # no events but the error that comes when the main process has ended
+    main_process.poll()
 
 
 def _memory(flags: Flags, rank: int) -> RankMemory:
@@ -98,7 +98,7 @@ def _load(memory: RankMemory, flags: Flags, rank: int) -> None:
 
 
 class _Scheduler:
-    """A loaded scheduler: it carries out the launcher's commands."""
+    """A loaded scheduler: it carries out the main process's commands."""
 
     def __init__(
         self, flags: Flags, memory: RankMemory, tokens: int, replies: int, took_step: Callable[[], None]
@@ -166,7 +166,7 @@ def _has_weights(command: dict[str, Any]) -> bool:
 
 
 def _live_as_orphan(flags: Flags, seconds: float) -> None:
-    """Live on for some seconds, as SGLang's children do when their launcher dies during a load."""
+    """Live on for some seconds, as SGLang's children do when their main process dies during a load."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     time.sleep(flags.seconds(seconds))
 

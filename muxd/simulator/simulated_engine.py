@@ -1,4 +1,4 @@
-"""The launcher's side of the engine: what the launcher knows of its children, and what it sends to them.
+"""The main process's side of the engine: what the main process knows of its children, and what it sends to them.
 
 `SimulatedEngine` uses the words of SGLang's tokenizer manager: paused, healthy, exiting.  It serves no HTTP and knows
 no route.
@@ -22,7 +22,7 @@ from .process_tree import ServerProcesses
 
 # SGLang's own waits in seconds, measured on 0.5.23; Flags.seconds brings them to this simulator's pace.
 ABORT_POLL = 1.0  # between two checks of a pause with abort whether everything has ended
-CRASH = {"scheduler": 6.0, "detokenizer": 60.0}  # from a child's death to the launcher's, with its dumps
+CRASH = {"scheduler": 6.0, "detokenizer": 60.0}  # from a child's death to the main process's, with its dumps
 CRASH_WITHOUT_DUMPS = 1.0
 
 
@@ -144,7 +144,7 @@ class SimulatedEngine:
     def _crash(self, name: str, *, exited: bool) -> Never:
         """Pretend to write dumps after a child's death, answering nobody, then kill the tree and this process.
 
-        `exited`: the child ended itself and told its launcher, so SGLang need not find out.
+        `exited`: the child ended itself and told its main process, so SGLang need not find out.
         """
         dumps = ("SGLANG_PYSPY_DUMP_BEFORE_CRASH", "SGLANG_CUDA_COREDUMP_BEFORE_CRASH")
         if all(os.environ.get(key, "").lower() in ("0", "false") for key in dumps):
@@ -222,7 +222,7 @@ class SimulatedEngine:
         self.model_path = self.served_model_name = model_path
 
     def end(self, status: int) -> Never:
-        """End the launcher alone, at once; its children may live on."""
+        """End the main process alone, at once; its children may live on."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -32,24 +32,26 @@ async def test_any_number_of_tasks_may_wait_and_any_may_be_cancelled(world):
     assert endings[0] is endings[1] is await child.wait()
 
 
-async def test_the_launchers_pid_is_known_once_it_runs(world):
+async def test_the_main_processes_pid_is_known_once_it_runs(world):
     child = world.spawn(world.sh(f"exec {world.sleep}"))
-    [launcher] = await world.asleep(1)
-    assert await eventually(lambda: child.pid) == launcher.pid
-    assert launcher.ppid == child.shim_pid
+    [main_process] = await world.asleep(1)
+    assert await eventually(lambda: child.pid) == main_process.pid
+    assert main_process.ppid == child.shim_pid
     child.kill()
     await child.wait()
-    assert child.pid == launcher.pid
+    assert child.pid == main_process.pid
 
 
-async def test_its_processes_are_all_below_its_shim_and_without_that_those_of_the_launchers_session(world):
+async def test_its_processes_are_all_below_its_shim_and_without_that_those_of_the_main_processes_session(world):
     child = world.spawn(world.sh(f"setsid {world.sleep} & {world.sleep}"))
     sleepers = await world.asleep(2)
-    launcher = await eventually(lambda: child.pid)
-    assert set(child.pids()) == {launcher, *(sleeper.pid for sleeper in sleepers)}
+    main_process = await eventually(lambda: child.pid)
+    assert set(child.pids()) == {main_process, *(sleeper.pid for sleeper in sleepers)}
     os.kill(child.shim_pid, signal.SIGKILL)
     await eventually(lambda: child.shim_pid in zombies_of(os.getpid()))
-    assert set(child.pids()) - {launcher} == {sleeper.pid for sleeper in sleepers if sleeper.session == launcher}
+    assert set(child.pids()) - {main_process} == {
+        sleeper.pid for sleeper in sleepers if sleeper.session == main_process
+    }
     await child.wait()
     assert world.sleepers() == []
 

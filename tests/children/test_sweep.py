@@ -47,14 +47,14 @@ async def test_what_a_killed_shim_leaves_is_found(world, orphan):
     assert not world.sleepers()
 
 
-async def test_a_launcher_does_not_outlive_its_shim(world):
+async def test_a_main_process_does_not_outlive_its_shim(world):
     """The kernel sees to it, whatever becomes of muxd."""
     child = world.spawn(world.sh(f"exec {world.sleep}"))
-    [launcher] = await world.asleep(1)
+    [main_process] = await world.asleep(1)
     os.kill(child.shim_pid, signal.SIGKILL)
 
     def is_dead() -> bool:
-        return (now := look_up(launcher.pid)) is None or now.start != launcher.start or not now.alive
+        return (now := look_up(main_process.pid)) is None or now.start != main_process.start or not now.alive
 
     await eventually(is_dead)
     await child.wait()
@@ -184,7 +184,7 @@ CONTENTS = [b"", b'{"v":2}', b"\xff\0\xff", b"[" * 100_000, b'{"name":["qwen"],"
 
 @pytest.mark.parametrize("content", [*CONTENTS[:3], *thorough(*CONTENTS[3:])])
 async def test_what_nothing_on_disk_names_is_found_by_its_token(world, content):
-    """Neither the state file nor a shim's record: the shim and the launcher bear a token that says whose they are."""
+    """Neither the state file nor a shim's record: shim and main process bear a token that says whose they are."""
     killed_muxd(world, world.sh(f"exec {world.sleep}"))
     await world.asleep(1)
     (world.run_dir / "qwen.lock").write_bytes(content)

@@ -162,13 +162,13 @@ class Muxd:
         return found
 
     def worker(self, model: str) -> dict[str, int]:
-        """A worker's processes by what they are: "launcher", "scheduler", "detokenizer" -> pid."""
-        launcher = self.status(model)["pid"]
-        tree = {"launcher": launcher}
+        """A worker's processes by what they are: "main_process", "scheduler", "detokenizer" -> pid."""
+        main_process = self.status(model)["pid"]
+        tree = {"main_process": main_process}
         for pid, line in self.processes().items():
             with suppress(OSError):
                 name = line + Path(f"/proc/{pid}/comm").read_text()  # the kernel cuts it at 15 bytes
-                if os.getsid(pid) == launcher:
+                if os.getsid(pid) == main_process:
                     tree |= {role: pid for role in ("scheduler", "detokenizer") if f"::{role[:7]}" in name}
         return tree
 

@@ -135,7 +135,7 @@ def test_a_server_that_its_script_starts_again_by_itself_is_ended_and_started_by
 
 
 def server_of(muxd: Muxd, name: str, shell: int) -> int:
-    """The process that a script runs: the launcher of its server."""
+    """The process that a script runs: the main process of its server."""
     lines = {pid: line for pid, line in muxd.processes().items() if f"weights/{name}" in line and pid != shell}
     return next(iter(sorted(lines)))
 
@@ -176,7 +176,7 @@ def test_a_script_that_was_edited_is_run_anew_by_a_reload_and_the_other_is_left_
     muxd.until_state("alpha", "unloaded")
     assert muxd.worker("beta") == before
     assert muxd.ask("org/alpha")
-    assert b"MARK=new" in Path(f"/proc/{muxd.worker('alpha')['launcher']}/environ").read_bytes()
+    assert b"MARK=new" in Path(f"/proc/{muxd.worker('alpha')['main_process']}/environ").read_bytes()
 
 
 @pytest.mark.thorough

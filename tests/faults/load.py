@@ -126,17 +126,19 @@ class Recovery:
 
 
 def engine_load(muxd: Muxd, former: int) -> float:
-    """Seconds that the launcher after the former one takes from its exec until it answers by itself."""
-    launcher = eventually(lambda: (pid := muxd.status("alpha")["pid"]) != former and pid, "there is another launcher")
-    port = eventually(lambda: port_of(launcher), "which is more than forked")
+    """Seconds that the main process after the former one takes from its exec until it answers by itself."""
+    main_process = eventually(
+        lambda: (pid := muxd.status("alpha")["pid"]) != former and pid, "there is another main process"
+    )
+    port = eventually(lambda: port_of(main_process), "which is more than forked")
     eventually(lambda: is_up(port), "the engine is up")
-    ticks = int(Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[19])
+    ticks = int(Path(f"/proc/{main_process}/stat").read_text().rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def port_of(launcher: int) -> int | None:
+def port_of(main_process: int) -> int | None:
     """The port on its command line; None where that is still its shim's."""
-    words = Path(f"/proc/{launcher}/cmdline").read_text().split("\0")
+    words = Path(f"/proc/{main_process}/cmdline").read_text().split("\0")
     return int(words[words.index("--port") + 1]) if "--port" in words else None
 
 

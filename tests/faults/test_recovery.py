@@ -28,8 +28,8 @@ COOL_DOWN = 3
 MODELS = two_models(alpha_keys='restart_limit = 999\nstable_after = "0s"\nhang_timeout = "2s"')
 
 
-def launcher(muxd: Muxd) -> float:
-    return killed(muxd.worker("alpha")["launcher"])
+def main_process(muxd: Muxd) -> float:
+    return killed(muxd.worker("alpha")["main_process"])
 
 
 def scheduler(muxd: Muxd) -> float:
@@ -43,24 +43,26 @@ def killed(pid: int, number: signal.Signals = signal.SIGKILL) -> float:
 
 
 def stopped(muxd: Muxd) -> float:
-    return killed(muxd.worker("alpha")["launcher"], signal.SIGSTOP)
+    return killed(muxd.worker("alpha")["main_process"], signal.SIGSTOP)
 
 
 def no_descriptors(muxd: Muxd) -> float:
     """The fault is over, and what is measured begins, when there are descriptors again."""
     with files_of(muxd.process.pid, open_files(muxd.process.pid) + 1):
-        launcher = muxd.status("alpha")["pid"]
-        os.kill(launcher, signal.SIGKILL)
-        eventually(lambda: launcher not in muxd.processes(), "it is gone")
+        main_process = muxd.status("alpha")["pid"]
+        os.kill(main_process, signal.SIGKILL)
+        eventually(lambda: main_process not in muxd.processes(), "it is gone")
     return time.monotonic()
 
 
 LOST_WORKERS = [
-    pytest.param(1, "a worker's launcher is killed", "", launcher, id="1"),
+    pytest.param(1, "a worker's main process is killed", "", main_process, id="1"),
     pytest.param(2, "one of its other processes is killed", "", scheduler, id="2"),
-    pytest.param(3, "and a descendant has a session of its own", 'faults = ["setsid-grandchild"]', launcher, id="3"),
-    pytest.param(4, "a launcher is stopped (probes every 0.3 s, at most 1 s each)", "", stopped, id="4"),
-    pytest.param(27, "there was no descriptor when a launcher was killed", "", no_descriptors, id="27"),
+    pytest.param(
+        3, "and a descendant has a session of its own", 'faults = ["setsid-grandchild"]', main_process, id="3"
+    ),
+    pytest.param(4, "a main process is stopped (probes every 0.3 s, at most 1 s each)", "", stopped, id="4"),
+    pytest.param(27, "there was no descriptor when a main process was killed", "", no_descriptors, id="27"),
 ]
 
 
@@ -83,7 +85,7 @@ def test_when_a_worker_is_lost_every_request_is_answered_or_told(
                 lambda: "scheduler" in (tree := muxd.worker("alpha")) and tree, "all its processes are there"
             )
             at = break_it(muxd)
-            loads.append(engine_load(muxd, tree["launcher"]))
+            loads.append(engine_load(muxd, tree["main_process"]))
             took.append(load.until_answered(at))
     told = load.told("")
     Recovery(row, fault, took, loads, len(load.asked), len(told), len(load.lost())).record()

@@ -78,7 +78,7 @@ def stopping(muxd: Muxd, clients: ThreadPoolExecutor) -> None:
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-@pytest.mark.parametrize("role", ["launcher", "scheduler"])
+@pytest.mark.parametrize("role", ["main_process", "scheduler"])
 @pytest.mark.parametrize("comes", [loading, idle, busy, draining, falling_asleep, asleep, waking, stopping])
 def test_a_worker_that_is_lost_in_any_state_is_swept_and_answers_again(
     start: Callable[..., Muxd], comes: Callable[[Muxd, ThreadPoolExecutor], None], role: str, fault: signal.Signals

@@ -36,7 +36,7 @@ ROLES = {
     "sglang::scheduler": "scheduler",
     "sglang::detokenizer": "detokenizer",
     "multiprocessing.resource_tracker": "resource_tracker",
-    "sglang.launch_server": "launcher",
+    "sglang.launch_server": "main_process",
 }
 
 
@@ -76,7 +76,7 @@ def running() -> Iterator[tuple[int, int]]:
                 yield int(entry.name), int(session)
 
 
-def launcher_on(port: int) -> int | None:
+def main_process_on(port: int) -> int | None:
     """The pid of the SGLang server that was told to listen on this port."""
     for pid, _session in running():
         words = command_line(pid).split()
@@ -85,9 +85,9 @@ def launcher_on(port: int) -> int | None:
     return None
 
 
-def server_processes(launcher: int) -> dict[int, str]:
-    """{pid: role} of all that belongs to a server, also after its launcher died: SGLang stays in one session."""
-    return {pid: role(pid) for pid, session in running() if session == launcher}
+def server_processes(main_process: int) -> dict[int, str]:
+    """{pid: role} of all that belongs to a server, also after its main process died: SGLang stays in one session."""
+    return {pid: role(pid) for pid, session in running() if session == main_process}
 
 
 def role(pid: int) -> str:
@@ -95,32 +95,32 @@ def role(pid: int) -> str:
     return next((role for mark, role in ROLES.items() if mark in line), "unknown")
 
 
-def process_of(launcher: int, wanted: str) -> int:
-    """The one process of a server with this role: launcher, scheduler, detokenizer or resource_tracker."""
-    (pid,) = (pid for pid, role in server_processes(launcher).items() if role == wanted)
+def process_of(main_process: int, wanted: str) -> int:
+    """The one process of a server with this role: main process, scheduler, detokenizer or resource_tracker."""
+    (pid,) = (pid for pid, role in server_processes(main_process).items() if role == wanted)
     return pid
 
 
-def shared_memory_of(launcher: int) -> set[Path]:
+def shared_memory_of(main_process: int) -> set[Path]:
     """The files below /dev/shm that a server has mapped and that still exist.
 
-    The scheduler maps its load report while it starts, the launcher only when it is first asked for it.
+    The scheduler maps its load report while it starts, the main process only when it is first asked for it.
     """
-    lines = (line.split() for pid in server_processes(launcher) for line in read_proc(pid, "maps").splitlines())
+    lines = (line.split() for pid in server_processes(main_process) for line in read_proc(pid, "maps").splitlines())
     return {Path(words[5]) for words in lines if len(words) == 6 and words[5].startswith("/dev/shm/")}
 
 
-def kill_server(launcher: int) -> None:
+def kill_server(main_process: int) -> None:
     """SIGKILL to every process of a server until none is left; removes the shared memory it would leave."""
-    leftovers = shared_memory_of(launcher)
-    eventually(lambda: not send_to_all(launcher, signal.SIGKILL), 30, "every process of the server is gone")
+    leftovers = shared_memory_of(main_process)
+    eventually(lambda: not send_to_all(main_process, signal.SIGKILL), 30, "every process of the server is gone")
     for path in leftovers:
         path.unlink(missing_ok=True)
 
 
-def send_to_all(launcher: int, number: signal.Signals) -> list[int]:
+def send_to_all(main_process: int, number: signal.Signals) -> list[int]:
     """Signal every process of a server; gives those that were there."""
-    pids = list(server_processes(launcher))
+    pids = list(server_processes(main_process))
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)

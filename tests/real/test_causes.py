@@ -110,8 +110,8 @@ def test_a_port_that_is_taken_while_it_loads_is_told_though_sglang_does_not_end_
 def test_a_sigkill_that_nobody_can_explain_is_not_said_to_be_the_kernels(muxd):
     with ThreadPoolExecutor(1) as client:
         told = client.submit(muxd.switch, "port-taken")
-        launcher = eventually(lambda: muxd.status("port-taken")["pid"], "it was launched")
-        os.kill(launcher, signal.SIGKILL)
+        main_process = eventually(lambda: muxd.status("port-taken")["pid"], "it was launched")
+        os.kill(main_process, signal.SIGKILL)
         assert told.result()["error"]["code"] == "model_failed"
     assert muxd.status("port-taken")["last_exit"] | {"log_tail": [], "when_s": 0} == {
         "code": None,

@@ -38,9 +38,9 @@ def bearer(key: str) -> dict[str, str]:
 
 @dataclass
 class Server:
-    """A running server, its launcher, and where it writes."""
+    """A running server, its main process, and where it writes."""
 
-    launcher: subprocess.Popen[bytes]
+    main_process: subprocess.Popen[bytes]
     model_path: Path
     log: Path
     http: httpx.Client
@@ -66,7 +66,7 @@ class Server:
         return self.complete()["text"]
 
     def ready(self) -> bool:
-        assert self.launcher.poll() is None, self.log.read_text()[-4000:]
+        assert self.main_process.poll() is None, self.log.read_text()[-4000:]
         try:
             return self.http.get("/ready").status_code == 200
         except httpx.TransportError:
@@ -100,25 +100,25 @@ def server(sglang_home: Path, port: int, tmp_path_factory: pytest.TempPathFactor
     env = {**os.environ, **CPU_ENV, **CRASH_AT_ONCE, **KEEP_ENVIRONMENT, "TMPDIR": str(folder / "tmp"), "MARK": "x"}
     log = folder / "server.log"
     with log.open("wb") as out, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
-        launcher = subprocess.Popen(argv, env=env, stdout=out, stderr=out, start_new_session=True)
+        main_process = subprocess.Popen(argv, env=env, stdout=out, stderr=out, start_new_session=True)
         try:
-            server = Server(launcher, model_path, log, http)
+            server = Server(main_process, model_path, log, http)
             eventually(server.ready, 150, "the server is ready")
-            server.shared_memory = shared_memory_of(launcher.pid)
+            server.shared_memory = shared_memory_of(main_process.pid)
             yield server
         finally:
-            kill_server(launcher.pid)
-            launcher.wait(30)
+            kill_server(main_process.pid)
+            main_process.wait(30)
 
 
-def test_every_process_stays_in_the_launchers_session_and_keeps_its_environment(server: Server) -> None:
-    processes = server_processes(server.launcher.pid)
-    assert sorted(processes.values()) == ["detokenizer", "launcher", "resource_tracker", "scheduler"]
+def test_every_process_stays_in_the_main_processes_session_and_keeps_its_environment(server: Server) -> None:
+    processes = server_processes(server.main_process.pid)
+    assert sorted(processes.values()) == ["detokenizer", "main_process", "resource_tracker", "scheduler"]
     assert all(environment(pid)["MARK"] == "x" for pid in processes)
 
 
 def test_the_keys_are_in_no_command_line(server: Server) -> None:
-    lines = [command_line(pid) for pid in server_processes(server.launcher.pid)]
+    lines = [command_line(pid) for pid in server_processes(server.main_process.pid)]
     assert not [line for line in lines if API_KEY in line or ADMIN_KEY in line]
 
 
@@ -222,8 +222,8 @@ def test_a_second_release_kills_the_server_and_leaves_its_shared_memory(server: 
     server.command("/release_memory_occupation", EVERYTHING)
     with pytest.raises(httpx.TransportError):
         server.control("/release_memory_occupation", EVERYTHING)
-    assert server.launcher.wait(30) == -9
-    eventually(lambda: not server_processes(server.launcher.pid), 30, "every process is gone")
+    assert server.main_process.wait(30) == -9
+    eventually(lambda: not server_processes(server.main_process.pid), 30, "every process is gone")
     assert [path.name.partition("_")[0] for path in server.shared_memory] == ["sglang"]
     for leftover in server.shared_memory:
         leftover.unlink()

@@ -21,7 +21,7 @@ SECONDS = 6.0
 
 @contextmanager
 def serving(home: Path, folder: Path, *flags: str) -> Iterator[tuple[int, httpx.Client]]:
-    """A launcher's pid and a client, once it is ready."""
+    """A main process's pid and a client, once it is ready."""
     folder.mkdir()
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -31,13 +31,13 @@ def serving(home: Path, folder: Path, *flags: str) -> Iterator[tuple[int, httpx.
         argv += ["--host", "127.0.0.1", "--port", str(port), "--enable-memory-saver", *ARGS, *flags]
         env = {**os.environ, **CPU_ENV, "TMPDIR": str(folder)}
         with (folder / "log").open("wb") as out, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
-            launcher = subprocess.Popen(argv, env=env, stdout=out, stderr=out, start_new_session=True)
+            main_process = subprocess.Popen(argv, env=env, stdout=out, stderr=out, start_new_session=True)
             try:
                 eventually(lambda: is_ready(http), 240, "the server is ready")
-                yield launcher.pid, http
+                yield main_process.pid, http
             finally:
-                kill_server(launcher.pid)
-                launcher.wait(30)
+                kill_server(main_process.pid)
+                main_process.wait(30)
 
 
 def is_ready(http: httpx.Client) -> bool:
@@ -47,26 +47,26 @@ def is_ready(http: httpx.Client) -> bool:
         return False
 
 
-def burnt(launcher: int) -> float:
+def burnt(main_process: int) -> float:
     """Seconds of CPU that its processes have taken so far."""
-    stats = [read_proc(pid, "stat").rpartition(")")[2].split() for pid in server_processes(launcher)]
+    stats = [read_proc(pid, "stat").rpartition(")")[2].split() for pid in server_processes(main_process)]
     return sum(int(stat[11]) + int(stat[12]) for stat in stats) / TICKS
 
 
-def share(launcher: int) -> float:
+def share(main_process: int) -> float:
     """Of one core, while it is left alone."""
-    began, before = time.monotonic(), burnt(launcher)
+    began, before = time.monotonic(), burnt(main_process)
     time.sleep(SECONDS)
-    return (burnt(launcher) - before) / (time.monotonic() - began)
+    return (burnt(main_process) - before) / (time.monotonic() - began)
 
 
 def idle_and_asleep(home: Path, folder: Path, *flags: str) -> tuple[float, float]:
-    with serving(home, folder, *flags) as (launcher, http):
+    with serving(home, folder, *flags) as (main_process, http):
         time.sleep(2.0)  # what its start has left to do
-        idle = share(launcher)
+        idle = share(main_process)
         for path, body in (("/pause_generation", {"mode": "abort"}), ("/release_memory_occupation", EVERYTHING)):
             assert http.post(path, json=body).status_code == 200
-        return idle, share(launcher)
+        return idle, share(main_process)
 
 
 def test_a_server_that_waits_for_requests_burns_far_less_than_one_that_asks_for_them(

@@ -86,22 +86,22 @@ def test_a_client_that_disconnects_during_a_switch_does_no_harm(muxd, texts):
     assert_never_two_awake(muxd.moves())
 
 
-@pytest.mark.parametrize("role", ["launcher", "scheduler", "detokenizer"])
+@pytest.mark.parametrize("role", ["main_process", "scheduler", "detokenizer"])
 def test_after_a_sigkill_no_process_is_left_and_the_model_is_back(muxd, texts, role):
-    roles = {"launcher", "scheduler", "detokenizer"}
+    roles = {"main_process", "scheduler", "detokenizer"}
     is_back_after_a_sigkill(muxd, texts, role, roles, lambda: muxd.worker("tiny-a"))
 
 
-def test_a_launcher_killed_while_it_loads_leaves_no_orphan_and_the_request_is_answered(muxd, texts):
+def test_a_main_process_killed_while_it_loads_leaves_no_orphan_and_the_request_is_answered(muxd, texts):
     muxd.ask(A)
-    os.kill(muxd.worker("tiny-a")["launcher"], signal.SIGKILL)
+    os.kill(muxd.worker("tiny-a")["main_process"], signal.SIGKILL)
     muxd.until_state("tiny-a", "starting")
     answer: list[str] = []
     client = threading.Thread(target=lambda: answer.append(muxd.ask(A, max_tokens=24)))
     client.start()
     before = eventually(lambda: tree if len(tree := muxd.worker("tiny-a")) == 3 else None, "all are there", 60)
     eventually(lambda: len(noted_leftovers(muxd, "tiny-a")) == 2, "what a kill would leave is noted", 60)
-    os.kill(before["launcher"], signal.SIGKILL)
+    os.kill(before["main_process"], signal.SIGKILL)
     client.join()
     assert answer == [texts[A]]
     assert not set(before.values()) & set(muxd.processes())

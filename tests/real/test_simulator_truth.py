@@ -187,8 +187,8 @@ NUMBERS: dict[str, Question] = {
 class Server:
     """A real one, by its port and its log."""
 
-    def __init__(self, launcher: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.launcher = launcher
+    def __init__(self, main_process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.main_process = main_process
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
 
@@ -197,7 +197,7 @@ class Server:
         return "Responses API (/v1/responses) disabled" not in self.log.read_text()
 
     def is_ready(self) -> bool:
-        assert self.launcher.poll() is None, self.log.read_text()[-4000:]
+        assert self.main_process.poll() is None, self.log.read_text()[-4000:]
         try:
             return httpx.get(f"{self.url}/ready").status_code == 200
         except httpx.TransportError:
@@ -213,14 +213,14 @@ def real_server(home: Path, folder: Path, *args: str) -> Iterator[Server]:
     crashes_at_once = {"SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0", "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0"}
     env = {**os.environ, **CPU_ENV, **crashes_at_once, "TMPDIR": str(folder / "tmp")}
     with log.open("wb") as out:
-        launcher = subprocess.Popen(argv, env=env, stdout=out, stderr=out, start_new_session=True)
+        main_process = subprocess.Popen(argv, env=env, stdout=out, stderr=out, start_new_session=True)
         try:
-            server = Server(launcher, port, log)
+            server = Server(main_process, port, log)
             eventually(server.is_ready, 150, "the server is ready")
             yield server
         finally:
-            kill_server(launcher.pid)
-            launcher.wait()
+            kill_server(main_process.pid)
+            main_process.wait()
 
 
 @contextmanager
@@ -355,7 +355,7 @@ def heads_before_the_first_token(name: str, both: tuple[Server, Simulator]) -> s
     question = QUESTIONS[name]
     if question[0] == "/v1/responses" and not real.has_responses:
         pytest.skip(NO_RESPONSES)
-    with stopped(process_of(real.launcher.pid, "scheduler")), stopped(simulated.pid(comm(SCHEDULER))):
+    with stopped(process_of(real.main_process.pid, "scheduler")), stopped(simulated.pid(comm(SCHEDULER))):
         return {sends_its_head(real, question), sends_its_head(simulated, question)}
 
 
@@ -371,5 +371,5 @@ def test_an_embedding_model_that_is_asked_for_text_dies(both_embed):
         with pytest.raises(httpx.TransportError):
             ask(server, chat())
     real, simulated = both_embed
-    assert real.launcher.wait(60) == -9
+    assert real.main_process.wait(60) == -9
     assert simulated.ended() == -9

@@ -80,7 +80,7 @@ async def test_stop_lets_the_child_end_by_itself(world):
     assert not world.sleepers()
 
 
-async def test_term_goes_to_the_launcher_alone(world):
+async def test_term_goes_to_the_main_process_alone(world):
     inner = f"trap 'echo hit' TERM; echo in; {world.sleep} & wait"
     child = world.spawn(world.sh(f"trap 'exit 5' TERM; sh -c \"{inner}\" & echo out; wait"))
     await eventually(lambda: sorted(world.stdout().split()) == ["in", "out"])

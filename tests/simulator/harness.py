@@ -119,7 +119,7 @@ class Simulator:
         return Stream(f"{self.url}/generate", {"text": "hello", "sampling_params": sampling})
 
     def ended(self) -> int:
-        """Wait for the launcher's end; its status, negative for a signal."""
+        """Wait for the main process's end; its status, negative for a signal."""
         try:
             return self.process.wait(DEADLINE)
         except subprocess.TimeoutExpired:

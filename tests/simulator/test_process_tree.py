@@ -26,7 +26,7 @@ def modules_mapped(pid):
     return {line.split("/")[-1].split(".")[0] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()}
 
 
-def test_it_has_a_launcher_a_scheduler_and_a_detokenizer(simulator):
+def test_it_has_a_main_process_a_scheduler_and_a_detokenizer(simulator):
     names = {simulator.process.pid, simulator.pid(comm(SCHEDULER)), simulator.pid(comm(DETOKENIZER))}
     assert names == set(simulator.pids())
 

@@ -40,7 +40,7 @@ _NO_RELOAD = "quantised checkpoints often cannot be reloaded: use sleep_level = 
 def diagnose(evidence: Evidence, model: Model) -> Diagnosis | None:
     """Return why a server ended, or will never be ready; None where nothing tells.
 
-    SGLang's launcher sends SIGKILL to itself when its scheduler has failed, so the log counts before the signal.
+    SGLang's main process sends SIGKILL to itself when its scheduler has failed, so the log counts before the signal.
     """
     if evidence.is_alive and _NEVER_READY not in evidence.said:
         return None

@@ -19,8 +19,8 @@ class LogSample:
     words: str  # some of the message that is made of it
 
 
-def launcher(text: str) -> str:
-    """As an exception of the launcher ends its log."""
+def main_process(text: str) -> str:
+    """As an exception of the main process ends its log."""
     return (
         "Traceback (most recent call last):\n"
         '  File "<frozen runpy>", line 198, in _run_module_as_main\n'
@@ -30,7 +30,7 @@ def launcher(text: str) -> str:
 
 
 def scheduler(text: str) -> str:
-    """As an exception of a scheduler ends the log: the launcher then kills itself."""
+    """As an exception of a scheduler ends the log: the main process then kills itself."""
     return (
         "[2026-11-21 15:37:17] Load weight begin. avail mem=21.44 GB\n"
         "[2026-11-21 15:37:18] Scheduler hit an exception: Traceback (most recent call last):\n"
@@ -94,7 +94,7 @@ FLAGS = (
         CPU,
         "bad_flag",
         True,
-        launcher(
+        main_process(
             "RuntimeError: Chat template /no/such.jinja is not a built-in template name or a valid chat template "
             "file path."
         ),
@@ -107,7 +107,7 @@ MODELS = (
         CPU,
         "model_path_missing",
         True,
-        launcher(
+        main_process(
             "OSError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/does/not/exist'. Use "
             "`repo_type` argument if needed."
         ),
@@ -124,7 +124,7 @@ MODELS = (
         CPU,
         "model_incomplete",
         True,
-        launcher("ValueError: Unrecognized model in /models/x. Should have a `model_type` key in its config.json."),
+        main_process("ValueError: Unrecognized model in /models/x. Should have a `model_type` key in its config.json."),
         "config.json",
     ),
     LogSample(
@@ -148,7 +148,7 @@ MODELS = (
         HUB,
         "model_download_failed",
         True,
-        launcher(
+        main_process(
             "OSError: You are trying to access a gated repo.\n"
             "Make sure to have access to it at https://huggingface.co/org/gated.\n"
             "403 Client Error.\n\n"
@@ -172,7 +172,7 @@ MODELS = (
         HUB,
         "model_download_failed",
         True,
-        launcher(
+        main_process(
             "OSError: org/absent is not a local folder and is not a valid model identifier listed on "
             "'https://huggingface.co/models'\n"
             "If this is a private repository, make sure to pass a token having permission to this repo either by "
@@ -184,7 +184,7 @@ MODELS = (
         CPU + " with HF_HUB_OFFLINE=1",
         "model_download_failed",
         False,
-        launcher(
+        main_process(
             "OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in "
             "the cached files.\n"
             "Check your internet connection or see how to run the library in offline mode at "
@@ -196,7 +196,7 @@ MODELS = (
         CPU,
         "unsupported_model",
         True,
-        launcher(
+        main_process(
             "ValueError: The repository /models/x contains custom code which must be executed to correctly load the "
             "model. You can inspect the repository content at /models/x .\n"
             " You can inspect the repository content at https://hf.co//models/x.\n"
@@ -208,7 +208,7 @@ MODELS = (
         CPU,
         "unsupported_model",
         True,
-        launcher(
+        main_process(
             "ValueError: The checkpoint you are trying to load has model type `nosuch` but Transformers does not "
             "recognize this architecture. This could be because of an issue with the checkpoint, or because your "
             "version of Transformers is out of date.\n\n"
@@ -231,7 +231,7 @@ MODELS = (
         CPU,
         "context_too_long",
         True,
-        launcher(
+        main_process(
             "ValueError: Warning: User-specified context_length (999999) is greater than the derived context_length "
             "(4096). This may lead to incorrect model outputs or CUDA errors. Note that the derived context_length "
             "may differ from max_position_embeddings in the model's config. To allow overriding this maximum, set "
@@ -360,7 +360,7 @@ HOST = (
         CPU + " without torch_memory_saver",
         "engine_missing",
         True,
-        launcher("ModuleNotFoundError: No module named 'torch_memory_saver'"),
+        main_process("ModuleNotFoundError: No module named 'torch_memory_saver'"),
         "pip install torch-memory-saver",
     ),
     LogSample(
@@ -396,14 +396,14 @@ HOST = (
         CPU + " as another user",
         "access_denied",
         True,
-        launcher("PermissionError: [Errno 13] Permission denied: '/root/.cache'"),
+        main_process("PermissionError: [Errno 13] Permission denied: '/root/.cache'"),
         "/root/.cache",
     ),
     LogSample(
         "github.com/xai-org/grok-1 issue 138",
         "disk_full",
         False,
-        launcher("OSError: [Errno 28] No space left on device: './checkpoints/x' -> '/dev/shm/tmpeq5bn6yp'"),
+        main_process("OSError: [Errno 28] No space left on device: './checkpoints/x' -> '/dev/shm/tmpeq5bn6yp'"),
         "./checkpoints/x",
     ),
     LogSample(
@@ -417,7 +417,7 @@ HOST = (
         "github.com/lllyasviel/Fooocus issue 1313",
         "cuda_unavailable",
         True,
-        launcher(
+        main_process(
             "RuntimeError: The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
             "driver by downloading and installing a new version from the URL: "
             "http://www.nvidia.com/Download/index.aspx Alternatively, go to: https://pytorch.org to install a PyTorch "
@@ -429,7 +429,7 @@ HOST = (
         "github.com/OpenTalker/SadTalker issue 24",
         "cuda_unavailable",
         True,
-        launcher(
+        main_process(
             "RuntimeError: Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and "
             "installed a driver from http://www.nvidia.com/Download/index.aspx"
         ),
@@ -439,21 +439,21 @@ HOST = (
         CPU + " without SGLANG_USE_CPU_ENGINE",
         "cuda_unavailable",
         True,
-        launcher("RuntimeError: No accelerator (CUDA, XPU, HPU, NPU, MUSA, MPS) or platform plugin is available."),
+        main_process("RuntimeError: No accelerator (CUDA, XPU, HPU, NPU, MUSA, MPS) or platform plugin is available."),
         "No accelerator",
     ),
     LogSample(
         "github.com/sgl-project/sglang issue 16052",
         "cuda_unavailable",
         True,
-        launcher("ImportError: libnvrtc.so.12: cannot open shared object file: No such file or directory"),
+        main_process("ImportError: libnvrtc.so.12: cannot open shared object file: No such file or directory"),
         "libnvrtc.so.12",
     ),
     LogSample(
         "github.com/agentica-project/rllm issue 8",
         "cuda_unavailable",
         True,
-        launcher("ImportError: common_ops.abi3.so: undefined symbol: _ZN3c104cuda9SetDeviceEa"),
+        main_process("ImportError: common_ops.abi3.so: undefined symbol: _ZN3c104cuda9SetDeviceEa"),
         "undefined symbol",
     ),
 )

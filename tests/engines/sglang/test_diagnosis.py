@@ -150,7 +150,7 @@ def test_a_sigkill_is_not_the_kernels_where_it_has_killed_nobody():
     assert diagnosis.diagnose(Evidence("", signal=signal.SIGKILL, oom_kills=0), MODEL) is None
 
 
-def test_a_sigkill_of_the_launcher_by_itself_is_told_by_its_log():
+def test_a_sigkill_of_the_main_process_by_itself_is_told_by_its_log():
     cause = diagnosis.diagnose(Evidence(MODELS[2].text, signal=signal.SIGKILL, oom_kills=None), MODEL)
     assert cause is not None
     assert cause.code == "model_incomplete"

@@ -145,7 +145,7 @@ def test_a_step_that_fails_costs_no_request(muxd, texts, verb):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("role", ["launcher", "scheduler", "detokenizer"])
+@pytest.mark.parametrize("role", ["main_process", "scheduler", "detokenizer"])
 def test_sglang_is_back_after_a_sigkill_of_any_of_its_processes(muxd, texts, role):
     back_after_sigkill(muxd, texts, "sglang", role)
 

@@ -1,4 +1,4 @@
-"""A server's first process, as SGLang's: waits for the load, binds the port, warms up, serves, ends as SGLang does."""
+"""A server's main process, as SGLang's: waits for the load, binds the port, warms up, serves, ends as SGLang does."""
 
 import errno
 import os
@@ -59,7 +59,7 @@ async def serve(flags: Flags, children: ServerProcesses) -> Never:
 
 
 class _Server:
-    """The launcher's HTTP side, its ends by signal, and its faults."""
+    """The main process's HTTP side, its ends by signal, and its faults."""
 
     def __init__(self, flags: Flags, engine: SimulatedEngine, children: ServerProcesses) -> None:
         self.engine = engine
@@ -133,7 +133,7 @@ class _Server:
     # Faults
 
     async def die_while_loading(self) -> None:
-        """End the launcher after the fault's seconds, if loading takes that long."""
+        """End the main process after the fault's seconds, if loading takes that long."""
         if (after := self._faults.number("die-while-loading")) is None:
             return
         with trio.move_on_after(after) as scope:
