@@ -21,16 +21,24 @@ from muxd.workers.gpu_memory import GpuMemoryTracker
 from muxd.workers.process import WorkerProcess
 from muxd.workers.proof_keeper import ProofKeeper
 
+#: Seconds between the last stamp of a switch and its being in the file, with all before it.
+WRITTEN_AFTER = 0.05
+
 _OUT = os.open(os.environ["MUXD_STAMPS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 _stamps: list[tuple[float, str, str, str]] = []
 
 
 def stamp(what: str, of: str = "", detail: str = "") -> None:
-    """Kept in memory until the next grant: writing must not take part in what is measured."""
+    """Kept in memory until a moment after the next grant: writing must not take part in what is measured."""
     _stamps.append((time.monotonic(), what, of, detail))
     if what in ("granted", "admitted"):
-        os.write(_OUT, b"".join(json.dumps(each).encode() + b"\n" for each in _stamps))
-        _stamps.clear()
+        trio.lowlevel.spawn_system_task(_write_later)
+
+
+async def _write_later() -> None:
+    await trio.sleep(WRITTEN_AFTER)
+    os.write(_OUT, b"".join(json.dumps(each).encode() + b"\n" for each in _stamps))
+    _stamps.clear()
 
 
 def stamp_core() -> None:
@@ -65,10 +73,11 @@ def stamp_method(owner: type, name: str) -> None:
 def stamp_saves() -> None:
     plain = StateFile.save
 
-    def save(self: StateFile, **options: Any) -> None:
+    def save(self: StateFile, **options: Any) -> int:
         stamp("begin", "StateFile.save")
-        plain(self, **options)
+        change = plain(self, **options)
         stamp("end", "StateFile.save")
+        return change
 
     StateFile.save = save  # type: ignore[method-assign]
 
@@ -112,7 +121,7 @@ def main() -> None:
         *((WorkerProcess, name) for name in ("_sleep", "_wake", "_until_serving")),
         *((GpuMemoryTracker, name) for name in ("until_released", "until_room_to_wake", "came")),
         *((EngineClient, name) for name in ("call", "ask", "probe", "prove")),
-        (StateFile, "write_ahead"),
+        (StateFile, "until_written"),
         (ProofKeeper, "prove"),
     ):
         stamp_method(owner, name)

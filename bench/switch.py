@@ -35,6 +35,9 @@ from processes import below, put_first
 BENCH = Path(__file__).resolve().parent
 STAMPED = (sys.executable, str(BENCH / "stamped.py"))
 
+#: Seconds until the stamps of a switch are in their file: see stamped.py.
+WRITTEN_AFTER = 0.05
+
 #: What the engine itself does for a switch: SGLang's calls, and vLLM's.  The wake proof is a request as well.
 CALLS = {
     "/pause_generation": "pause",
@@ -107,6 +110,7 @@ class Stamps:
         self._read = 0
 
     def new(self) -> list[Stamp]:
+        time.sleep(3 * WRITTEN_AFTER)
         data = self._path.read_bytes()
         lines, self._read = data[self._read :].splitlines(), len(data)
         return sorted(tuple(json.loads(line)) for line in lines)

@@ -42,12 +42,23 @@ def read(path: Path | str) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace a file whole and atomically, with mode 0600; raises OSError."""
+    """Replace a file whole and atomically, with mode 0600; raises OSError.
+
+    It takes four system calls: a thread may have to wait before and after each until the loop lets it go on.
+    """
     fresh = path.with_suffix(".new")
-    make_way(fresh)
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(fresh, flags | os.O_EXCL, 0o600)
+    except FileExistsError:  # of a muxd that was killed, or not muxd's at all
+        make_way(fresh)
+        fd = os.open(fresh, flags | os.O_TRUNC, 0o600)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    finally:
+        os.close(fd)
     os.replace(fresh, path)
 
 

@@ -7,7 +7,7 @@ loses the file has also ended the processes that it names, which the boot id sho
 
 A busy disk may take a second to replace a file.  So a thread does that while muxd's loop goes on; one write at a time,
 each of the newest state, however often that has changed meanwhile.  Only an act that must be on record first waits:
-`write_ahead`.
+`until_written` for a change that was saved as soon as it was known to come, or `write_ahead`.
 """
 
 import logging
@@ -29,7 +29,7 @@ from .errors import in_words
 from .own_files import UNREADABLE, put_aside, read, write
 from .shim.processes import boot_id
 from .state_lines import decoded, encoded
-from .threads import in_thread
+from .threads import KeptThread
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 5.0
 
 #: Seconds for which what is written at leisure may wait for something else to be written.
-LEISURE = 0.05
+LEISURE = 0.01
 
 
 class TrackedMemory(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
@@ -133,10 +133,12 @@ class StateFile:
         self.boot_id = boot_id()
         self.state = SavedState()
         self._is_kept = False
-        self._changes = 0  # so many saves were asked for,
+        self._changes = 0  # so many saves were asked for;
+        self._due = 0  # this one is not to wait for LEISURE,
         self._written = 0  # and the file has the state as of this one, unless the disk refused it
-        self._changed = trio.Event()
-        self._hurried = trio.Event()  # the change is not one that is written at leisure
+        self._is_writing = False
+        self._thread = KeptThread()
+        self._has_leisure = trio.Event()  # a change is to be written within LEISURE
         self._was_written = trio.Event()
         self._trouble = ""  # of the last write, which is logged once and not with every change
 
@@ -161,53 +163,81 @@ class StateFile:
     async def kept(self) -> AsyncIterator[None]:
         """Write what is saved meanwhile in a thread; the last state is on disk when this ends."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep, name="state file")
+            nursery.start_soon(self._write_at_leisure, name="state file")
             self._is_kept = True
             try:
                 yield
             finally:
                 self._is_kept = False
                 nursery.cancel_scope.cancel()
-        if self._written < self._changes:
+                with trio.move_on_after(PATIENCE, shield=True):
+                    while self._is_writing:
+                        await self._was_written.wait()
+                self._thread.end()
+        if self._is_writing:
+            self._tell_hanging()
+        elif self._written < self._changes:
             self._write(encoded(self.state))
 
-    def save(self, *, at_leisure: bool = False) -> None:
-        """Have the state written to disk soon; an error is logged only: a full disk must not end the workers.
+    def save(self, *, at_leisure: bool = False) -> int:
+        """Have the state written to disk soon; return the change's number, for `until_written`.
 
-        `at_leisure`: with what is written next, within LEISURE seconds; nobody is worse off whom that does not reach.
+        An error is logged only: a full disk must not end the workers.  `at_leisure`: with what is written next, within
+        LEISURE seconds; a worker whose rest that does not reach is ended by the next muxd, not taken over.
         """
         self._changes += 1
-        if self._is_kept:
-            self._changed.set()
-            if not at_leisure:
-                self._hurried.set()
-        else:
+        if not self._is_kept:
             self._write(encoded(self.state))
+        elif at_leisure:
+            self._has_leisure.set()
+        else:
+            self._hasten()
+        return self._changes
 
-    async def write_ahead(self) -> None:
-        """Save, and wait until the state as it is now is on disk: what follows must not happen without its record.
+    async def until_written(self, change: int) -> None:
+        """Wait until the state as of this change is on disk: what follows must not happen without its record.
 
         After PATIENCE seconds, or where the disk refuses it, that is logged, and it happens all the same.
         """
-        self.save()
-        wanted = self._changes
         with trio.move_on_after(PATIENCE):
-            while self._is_kept and self._written < wanted:
+            while self._is_kept and self._written < change:
                 await self._was_written.wait()
             return
+        self._tell_hanging()
+
+    async def write_ahead(self) -> None:
+        """Save, and wait until that is on disk, as `until_written` does."""
+        await self.until_written(self.save())
+
+    def _tell_hanging(self) -> None:
         log.error("the state file %s could not be written for %g s; muxd goes on without it", self.path, PATIENCE)
 
-    async def _keep(self) -> None:
+    async def _write_at_leisure(self) -> None:
         while True:
-            await self._changed.wait()
-            with trio.move_on_after(LEISURE):
-                await self._hurried.wait()
-            self._changed, self._hurried = trio.Event(), trio.Event()
-            changes, data = self._changes, encoded(self.state)
-            await in_thread(partial(self._write, data))
-            self._written = changes
-            self._was_written.set()
-            self._was_written = trio.Event()
+            await self._has_leisure.wait()
+            await trio.sleep(LEISURE)
+            self._has_leisure = trio.Event()
+            self._hasten()
+
+    def _hasten(self) -> None:
+        """Have all changes written: at once, not by a task, as whoever saves may keep the loop busy for a while."""
+        self._due = self._changes
+        self._begin_write()
+
+    def _begin_write(self) -> None:
+        """Have the thread write the state as it is now, unless it still writes or nothing is due."""
+        if self._is_writing or self._written >= self._due:
+            return
+        self._is_writing = True
+        then = partial(self._note_written, self._changes)
+        self._thread.begin(partial(self._write, encoded(self.state)), then)
+
+    def _note_written(self, change: int) -> None:
+        self._written, self._is_writing = change, False
+        self._was_written.set()
+        self._was_written = trio.Event()
+        if self._is_kept:
+            self._begin_write()
 
     def _write(self, data: bytes) -> None:
         trouble = ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from queue import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
@@ -57,3 +58,47 @@ async def in_new_thread(
     with trio.CancelScope(shield=not abandon_on_cancel):
         await done.wait()
     return ended[0].unwrap()
+
+
+class KeptThread:
+    """A thread that is kept for one kind of work, so that nobody waits until a thread has started.
+
+    Where none can be started, the loop does the work.
+    """
+
+    def __init__(self) -> None:
+        self._work = SimpleQueue[tuple[Callable[[], None], Callable[[], None]] | None]()
+        self._is_started = False
+
+    def begin(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+        """Have `work` called in the thread, after what was begun before, and then `then` in trio's loop.
+
+        What `work` raises is raised in the loop.
+        """
+        token = trio.lowlevel.current_trio_token()
+        try:
+            if not self._is_started:
+                Thread(target=self._run, args=(token,), daemon=True).start()
+            self._is_started = True
+        except RuntimeError:
+            work()
+            then()
+        else:
+            self._work.put((work, then))
+
+    def end(self) -> None:
+        """Let the thread end once all that was begun is done."""
+        self._work.put(None)
+        self._is_started = False
+
+    def _run(self, token: trio.lowlevel.TrioToken) -> None:
+        while (each := self._work.get()) is not None:
+            work, then = each
+            ended = outcome.capture(work)
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(_follow, ended, then)
+
+
+def _follow(ended: outcome.Outcome[None], then: Callable[[], None]) -> None:
+    ended.unwrap()
+    then()

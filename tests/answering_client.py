@@ -25,6 +25,9 @@ class AnsweringClient:
     async def __aexit__(self, *_: object) -> None:
         pass
 
+    async def prepare(self, url: str) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def exchange(
         self, method: str, url: str, headers: Mapping[bytes, bytes], content: bytes | None, most: int
     ) -> HttpAnswer:

@@ -432,6 +432,17 @@ class InlineThread:
         self.start = target
 
 
+class InlineKeptThread:
+    """A KeptThread whose work is over when it was begun."""
+
+    def begin(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+        work()
+        then()
+
+    def end(self) -> None:
+        pass
+
+
 @asynccontextmanager
 async def fake_host(folder: Path, *models: Model) -> AsyncIterator[FakeHost]:
     """A host with these models; what waits longer than an hour of the test's clock waits for ever, and fails."""

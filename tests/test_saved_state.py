@@ -18,7 +18,7 @@ from muxd.own_files import UNREADABLE
 from muxd.saved_state import LEISURE, PATIENCE, LearnedRecord, LoanRecord, SavedState, StateFile, WorkerRecord
 from muxd.state_lines import decoded, encoded
 
-from .fakes import InlineThread
+from .fakes import InlineKeptThread
 
 RECORD = ChildRecord("qwen", 10, 20, "boot", "token", "/run/qwen.lock", "/run/qwen.exit", None)
 
@@ -113,8 +113,8 @@ def test_a_disk_that_is_full_is_told_once_and_so_is_its_end(tmp_path, caplog):
 
 
 async def test_what_is_saved_at_leisure_is_written_with_the_next_change_or_a_moment_later(tmp_path, autojump_clock):
-    file = StateFile(tmp_path / "state.json")
-    with patch("muxd.threads.Thread", InlineThread):
+    with patch("muxd.saved_state.KeptThread", InlineKeptThread):
+        file = StateFile(tmp_path / "state.json")
         async with file.kept():
             await file.write_ahead()
             began = trio.current_time()
@@ -317,10 +317,11 @@ async def test_the_last_state_is_on_disk_in_the_end(tmp_path):
 
 
 async def test_an_act_does_not_wait_for_ever_for_a_disk_that_hangs(autojump_clock, tmp_path, monkeypatch, caplog):
-    async def hang(work: object) -> None:
-        await trio.sleep_forever()
+    class HangingThread(InlineKeptThread):
+        def begin(self, work: object, then: object) -> None:
+            pass
 
-    monkeypatch.setattr(saved_state, "in_thread", hang)
+    monkeypatch.setattr(saved_state, "KeptThread", HangingThread)
     file = StateFile(tmp_path / "state.json")
     async with file.kept():
         began = trio.current_time()

@@ -11,6 +11,7 @@ from signal import SIGKILL
 
 import pytest
 import trio
+import trio.testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from muxd.children import Dropped, ExitRecord
@@ -220,6 +221,7 @@ async def test_what_survives_sigkill_is_named_and_so_is_who_waits_for_its_gpu(au
         refused = await muxd.wants("b").told("failed")
         assert refused.error.code == "worker_stuck"
         assert muxd.supervisor.stuck == ["a"]
+        await trio.testing.wait_all_tasks_blocked()  # whoever waits is told first
         assert [r.levelno for r in caplog.records if "a: stopping -> stuck" in r.message] == [logging.ERROR]
 
 

@@ -4,6 +4,7 @@ from math import inf
 
 import pytest
 import trio
+import trio.testing
 
 from muxd.core.events import Verb
 from muxd.errors import ConfigError
@@ -101,6 +102,7 @@ async def test_a_change_of_a_state_tells_how_long_the_last_one_was(autojump_cloc
     async with two_models(tmp_path) as muxd:
         muxd.host.servers["a"].load_time = 7.0
         await muxd.serves("a")
+        await trio.testing.wait_all_tasks_blocked()  # whoever is granted is told first
         started, ready = (await events(muxd, "state"))[:2]
         assert (started["to"], started["was_s"]) == ("starting", None)
         assert ready["to"] == "ready"

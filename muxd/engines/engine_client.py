@@ -7,7 +7,7 @@ is a failed probe or call.  Size, depth, encoding and numbers are bounded here, 
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from math import isfinite
 from pathlib import Path
@@ -120,6 +120,7 @@ class EngineClient:
 
     `record_intent` gets the verb of every call that changes what the server holds before the call is sent, and None
     when the answer is there: a verb that stands in the state file when muxd starts is a call with unknown outcome.
+    None is sent before `recorded` returns, which its owner sets; what changes nothing need not wait for that.
     `diagnose` gets the verb or path of a request, and the status and body of an error; it returns why.
     Timeouts are in seconds.
     """
@@ -144,6 +145,7 @@ class EngineClient:
         self._api_auth = _bearer(api_key)
         self._intend = record_intent
         self._diagnose = diagnose
+        self.recorded: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self.call_timeout = call_timeout
         self.probe_timeout = probe_timeout
 
@@ -160,6 +162,11 @@ class EngineClient:
     def move(self, url: str) -> None:
         """Send to this address from now on: the server was found to listen there."""
         self._url = url
+
+    async def connect(self) -> None:
+        """Have a connection ready for the next request, where there can be one; it says nothing to the server."""
+        with trio.move_on_after(self.probe_timeout):
+            await self._http.prepare(self._url)
 
     async def call(self, verb: str, path: str, body: dict[str, Any]) -> None:
         """POST a call that changes the server; raise EngineCallFailed unless the server answers 200."""
@@ -184,6 +191,7 @@ class EngineClient:
         """Run a command that changes the server; raise EngineCallFailed unless it ends well within call_timeout."""
         assert self.tree is not None
         self._intend(verb)
+        await self.recorded()
         try:
             with trio.fail_after(self.call_timeout):
                 await self.tree.run(argv)
@@ -196,6 +204,7 @@ class EngineClient:
     async def _called(self, verb: str, method: str, path: str, auth: dict[bytes, bytes], body: Any) -> "_Answer":
         """Write a call ahead, send it, and return its answer; raise EngineCallFailed where none came."""
         self._intend(verb)
+        await self.recorded()
         try:
             return await self._request(method, path, auth, self.call_timeout, body)
         except _Lacking as error:

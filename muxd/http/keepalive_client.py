@@ -26,6 +26,9 @@ _READ, _LONGEST_HEAD = 64 << 10, 100 << 10
 _IN_TARGET = "/?&=:@!$'()*+,;%~[]|"
 
 
+HTTP = "http://"
+
+
 class ExchangeFailed(Exception):
     """A request had no whole answer, for what the text says; `errno` is the system's, 0 where it has none."""
 
@@ -63,6 +66,10 @@ class HttpClient(Protocol):
         """
         ...
 
+    async def prepare(self, url: str) -> None:
+        """Connect to a server, if that is not done and can be: the next request need not wait for it."""
+        ...
+
 
 class KeepAliveClient:
     """Connections to servers, each kept for `keep` seconds after an answer, while it is open."""
@@ -96,10 +103,19 @@ class KeepAliveClient:
             raise ExchangeFailed("the connection broke", getattr(cause, "errno", None) or 0) from None
         finally:
             if parser.keeps_alive:
-                self._idle.setdefault(server, []).append((trio.current_time(), stream))
+                self._keep_for_next(server, stream)
             else:
                 stream.socket.close()
         return answer
+
+    async def prepare(self, url: str) -> None:
+        """Connect to a server, if that is not done and can be."""
+        server = _server(url)
+        with suppress(ConnectFailed):
+            self._keep_for_next(server, self._kept(server) or await self._connected(server))
+
+    def _keep_for_next(self, server: str, stream: trio.SocketStream) -> None:
+        self._idle.setdefault(server, []).append((trio.current_time(), stream))
 
     def _kept(self, server: str) -> trio.SocketStream | None:
         """Return a kept connection that the server has neither closed nor sent anything on; None where there is none.
@@ -143,6 +159,11 @@ class KeepAliveClient:
             raise ConnectFailed("there is no connection", error.errno or 0) from error
 
 
+def _server(url: str) -> str:
+    """Return HOST:PORT of a URL."""
+    return url.removeprefix(HTTP).partition("/")[0]
+
+
 def json_content(body: object) -> bytes:
     """Return a body in JSON."""
     return msgspec.json.encode(body)
@@ -150,14 +171,15 @@ def json_content(body: object) -> bytes:
 
 def _request(method: str, url: str, headers: Mapping[bytes, bytes], content: bytes | None) -> tuple[str, bytes]:
     """Return the server of a request as HOST:PORT, and its bytes; raise ExchangeFailed for a header of two lines."""
-    server, _, path = url.removeprefix("http://").partition("/")
+    server = _server(url)
+    path = url[len(HTTP + server) :] or "/"
     fields = {b"host": server.encode(), b"accept": b"*/*", b"accept-encoding": b"identity"}
     if content is not None:
         fields[b"content-type"] = b"application/json"
     fields.update(headers)
     if content is not None or method != "GET":
         fields[b"content-length"] = b"%d" % len(content or b"")
-    lines = [f"{method} /{quote(path, _IN_TARGET)} HTTP/1.1".encode("ascii")]
+    lines = [f"{method} {quote(path, _IN_TARGET)} HTTP/1.1".encode("ascii")]
     lines += [b"%b: %b" % field for field in fields.items()]
     if any(b"\r" in line or b"\n" in line or b"\0" in line for line in lines):
         raise ExchangeFailed("a header has more than one line, and was not sent")

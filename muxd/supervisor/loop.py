@@ -15,7 +15,20 @@ from typing import Literal
 import trio
 
 from muxd import __version__
-from muxd.core.commands import Command, FinishHandover, FinishShutdown, RecordMove, SetTimer
+from muxd.core.commands import (
+    Command,
+    EndLease,
+    FailLease,
+    FinishHandover,
+    FinishShutdown,
+    GrantLease,
+    RecordMove,
+    RestoreLease,
+    RevokeLease,
+    SetTimer,
+    SleepWorker,
+    WakeWorker,
+)
 from muxd.core.events import (
     DemandReported,
     Event,
@@ -70,6 +83,13 @@ SAMPLE = 1.0
 
 #: Events that come many times a second, and change nothing for those who wait unless the core has a command for it.
 _FREQUENT = (DemandReported, LeaseAsked, LeaseEnded)
+
+
+#: Commands that a client waits for: they are carried out before what the others write down.
+AWAITED = (GrantLease, RevokeLease, RestoreLease, FailLease, EndLease, SleepWorker, WakeWorker)
+
+#: Turns of trio's loop until then: a message leaves in the second, the first request to an engine in the fifth.
+HEAD_START = 5
 
 
 class Supervisor:
@@ -194,14 +214,24 @@ class Supervisor:
                 self.decisions.before(self._scheduler)
                 commands = self._scheduler.handle(event)
                 self.decisions.record(event, commands)
-                for command in commands:
-                    self._carry_out(command, executor)
+                await self._carry_out_all(commands, executor)
                 if isinstance(event, GpusMeasured | WeightsSeen | ConfigurationReloaded):
                     self._warn_of_impossible()
                 if not isinstance(event, _FREQUENT) or not all(isinstance(command, SetTimer) for command in commands):
                     self._tell_progress()
                 elif isinstance(event, LeaseAsked):
                     self._tell_waiting(self._sessions.waiting(event.lease))
+
+    async def _carry_out_all(self, commands: Sequence[Command], executor: CommandExecutor) -> None:
+        """Carry out first those of an event's commands that a client waits for, the others once these are under way."""
+        awaited = [command for command in commands if isinstance(command, AWAITED)]
+        others = [command for command in commands if not isinstance(command, AWAITED)]
+        for ahead in awaited:
+            self._carry_out(ahead, executor)
+        for _ in range(HEAD_START if awaited else 0):
+            await trio.lowlevel.checkpoint()
+        for other in others:
+            self._carry_out(other, executor)
 
     def _carry_out(self, command: Command, executor: CommandExecutor) -> None:
         match command:

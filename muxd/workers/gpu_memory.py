@@ -12,7 +12,7 @@ import trio
 
 from muxd.config import Model
 from muxd.core.ledger import GpuId
-from muxd.gpus import NOISE, Gpus
+from muxd.gpus import NOISE, GpuMemory, Gpus
 from muxd.saved_state import TrackedMemory
 
 GiB = 1 << 30
@@ -109,7 +109,7 @@ class GpuMemoryTracker:
         self._begin_anew()
         self._kept_before, self._at_gate = self._at_gate, 0
         with self._timed():
-            missing = await self._until_free(dict.fromkeys(self._on, self._share))
+            missing, _ = await self._until_free(dict.fromkeys(self._on, self._share))
             self._before = await self._settled()
         self._expect()
         return missing
@@ -146,8 +146,10 @@ class GpuMemoryTracker:
     async def until_room_to_wake(self) -> str | None:
         """Wait until all that the worker's last sleep gave up is free again."""
         with self._timed():
-            missing = await self._until_free(self._given_up.get(self._level if self._level is not None else 3, {}))
-            self._before, self._awake, self._level = await self._read(), None, None
+            gave = self._given_up.get(self._level if self._level is not None else 3, {})
+            missing, reading = await self._until_free(gave)
+            self._before = self._in(reading) if reading is not None else await self._read()
+            self._awake = self._level = None
         self._expect()
         self._kept_before = self._kept or 0
         return missing
@@ -240,12 +242,15 @@ class GpuMemoryTracker:
 
     # Waiting for free memory, and for memory to come back
 
-    async def _until_free(self, need: Taken) -> str | None:
+    async def _until_free(self, need: Taken) -> tuple[str | None, dict[GpuId, GpuMemory] | None]:
+        """Wait until so much is free on each GPU; return what is short, and the last reading; None: none was made."""
         short: list[str] = []
+        reading: dict[GpuId, GpuMemory] = {}
         if not self._gpus.measured or not any(need.values()):
-            return None
+            return None, None
 
         async def enough() -> bool:
+            nonlocal reading
             reading = await self._gpus.read()
             short[:] = [
                 f"GPU {gpu} has {reading[gpu].free / GiB:.1f} GiB free of {size / GiB:.1f} GiB needed"
@@ -257,8 +262,8 @@ class GpuMemoryTracker:
             return not short
 
         if await self._within(self._patience, enough):
-            return None
-        return f"{', '.join(short)} after {self._patience:g} s: end what else holds the memory"
+            return None, reading
+        return f"{', '.join(short)} after {self._patience:g} s: end what else holds the memory", reading
 
     async def _until_given_back(self, patience: float | None = None, level: int = 3) -> str | None:
         """Wait until at least half of what the worker has is free again on each GPU; at level 0, of its KV cache."""
@@ -307,7 +312,9 @@ class GpuMemoryTracker:
 
     async def _read(self) -> Taken | None:
         """Return what is taken on its GPUs, by whatever is no other worker; None where one of them cannot be read."""
-        reading = await self._gpus.read()
+        return self._in(await self._gpus.read())
+
+    def _in(self, reading: dict[GpuId, GpuMemory]) -> Taken | None:
         if not all(gpu in reading for gpu in self._on):
             return None
         others = self._others()

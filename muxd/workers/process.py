@@ -7,8 +7,7 @@ this life is gone.
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Any
 
@@ -161,9 +160,14 @@ class WorkerProcess:
                 self._context.state.save()
 
     def order(self, order: Order) -> None:
-        """Have the worker sleep at a level, or wake, after the orders that it already has."""
+        """Have the worker sleep at a level, or wake, after the orders that it already has.
+
+        That it will not be at rest is written at once: what need not wait for that goes on meanwhile.
+        """
         self._orders.append(order)
         self._ordered.set()
+        if self._server is not None:
+            self._write_ahead(self._server)
 
     def activate(self) -> None:
         """Let a server that was started ahead go on from its gate, as soon as it is there."""
@@ -442,12 +446,15 @@ class WorkerProcess:
         self._note_rest(server.record, None)
 
     def _note_rest(self, record: WorkerRecord, level: int | None) -> None:
-        """Write down that the worker is ready, or asleep at a level, with all that the next muxd must know of it."""
+        """Write down that the worker is ready, or asleep at a level, with all that the next muxd must know of it.
+
+        The next step of a switch may be written ahead a moment later, and need not wait for two writes.
+        """
         record.is_at_rest, record.level = True, level
         record.digest, record.gpus, record.launched = self._origin.digest, list(self._origin.gpus), self._origin.level
         record.memory = self._gpu_memory.saved()
         record.context_length, record.is_generation = self.context_length, self.is_generation
-        self._context.state.save()
+        self._context.state.save(at_leisure=True)
 
     @property
     def died_of_proof(self) -> bool:
@@ -495,12 +502,11 @@ class WorkerProcess:
     async def _sleep(self, server: LaunchedServer, level: int) -> None:
         self._doing = "fell asleep"
         record = server.record
-        record.is_at_rest = False
+        self._write_ahead(server)
         is_sized_by_script = self._model.script is not None  # scripts' models take turns, whatever they need
         taken = None
-        async with self._written_ahead():
-            if not (record.released or is_sized_by_script):
-                taken = await self._gpu_memory.peak()
+        if not (record.released or is_sized_by_script):
+            taken = await self._gpu_memory.peak()
         try:
             record.released = await self._engine.sleep(server.link, self._model, level, record.released)
             self._context.state.save(at_leisure=True)
@@ -518,11 +524,10 @@ class WorkerProcess:
 
     async def _wake(self, server: LaunchedServer) -> None:
         self._doing = "woke"
-        server.record.is_at_rest = False
-        async with self._written_ahead():
-            missing = await self._gpu_memory.until_room_to_wake()
+        self._write_ahead(server)
+        await server.link.connect()
         try:
-            if missing:
+            if missing := await self._gpu_memory.until_room_to_wake():
                 raise EngineCallFailed(missing, cause=diagnosis.of_missing_memory(missing))
             await self._engine.wake(server.link, self._model, server.record.released)
             server.record.released = []
@@ -535,12 +540,11 @@ class WorkerProcess:
         else:
             await self._tell_ready(server, unproved=not is_proved)
 
-    @asynccontextmanager
-    async def _written_ahead(self) -> AsyncIterator[None]:
-        """Look at what the block looks at while the record is written that must be there before anything is done."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._context.state.write_ahead, name=f"record of {self._model.name}")
-            yield
+    def _write_ahead(self, server: LaunchedServer) -> None:
+        """Begin to write down that the server is not at rest; its engine's calls wait for that."""
+        if server.record.is_at_rest:
+            server.record.is_at_rest = False
+            server.link.recorded = partial(self._context.state.until_written, self._context.state.save())
 
     async def _explain(self, error: EngineCallFailed, server: LaunchedServer) -> tuple[str, str]:
         """Return the reason and the error code of a failed engine call.

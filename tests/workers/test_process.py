@@ -31,7 +31,7 @@ from muxd.engines.sglang.engine import SGLang
 from muxd.errors import CannotSpawn
 from muxd.workers import process, proof_keeper
 from muxd.workers.crash_evidence import CrashEvidence
-from tests.fakes import GiB
+from tests.fakes import GiB, InlineKeptThread
 
 from .one_worker import OneWorker, one_worker
 
@@ -745,9 +745,14 @@ async def test_a_stop_leaves_the_orders_that_are_still_to_come_undone(autojump_c
 async def test_on_a_slow_disk_a_sleep_a_wake_and_a_stop_wait_for_their_record_once(
     autojump_clock, tmp_path, monkeypatch
 ):
-    async def slowly(work: Callable[[], None]) -> None:
-        await trio.sleep(1.0)
-        work()
+    class SlowThread(InlineKeptThread):
+        def begin(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+            trio.lowlevel.spawn_system_task(self._slowly, work, then)
+
+        async def _slowly(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+            await trio.sleep(1.0)
+            work()
+            then()
 
     async def in_order(until: Callable[[], object]) -> float:
         """Seconds until something is done to the server, which the state file no longer calls at rest by then."""
@@ -757,7 +762,7 @@ async def test_on_a_slow_disk_a_sleep_a_wake_and_a_stop_wait_for_their_record_on
         assert not worker.record.is_at_rest
         return worker.now - began
 
-    monkeypatch.setattr(saved_state, "in_thread", slowly)
+    monkeypatch.setattr(saved_state, "KeptThread", SlowThread)
     async with one_worker(tmp_path, stop_timeout=100.0) as worker, worker.host.state.kept():
         await worker.gets_ready()
         await trio.sleep(5)
