@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from muxd import shim
 from muxd.children import Children
@@ -382,7 +383,6 @@ async def test_the_last_words_of_a_child_are_in_order_too(world):
 async def test_with_one_file_for_both_every_write_is_in_its_place(world):
     writes = "import os\nfor number in range(5000): os.write(1 + number % 7 % 2, b'%d\\n' % number)"
     spec = world.python(writes)
-    spec.stderr = spec.stdout
-    await run(world, spec)
+    await run(world, replace(spec, stderr=spec.stdout))
     assert world.stdout() == "".join(f"{number}\n" for number in range(5000))
     assert not (world.log_dir / "qwen.stderr.log").exists()
