@@ -6,6 +6,8 @@ from .telemetry.metrics import BufferedHistogram
 from .telemetry.recorder import RequestRecord
 from .telemetry.usage import Usage
 
+_MOST_NOTED = BufferedHistogram.MOST_NOTED
+
 
 class EventFlow:
     """Passes on whole events, and notes when bytes of the stream came last.
@@ -13,7 +15,7 @@ class EventFlow:
     An object of its own, of few fields: a request has so many that each look-up in it costs twice as much.
     """
 
-    __slots__ = ("_client", "_gaps", "_key", "_last", "_record", "_reframer", "_usage")
+    __slots__ = ("_client", "_gaps", "_key", "_last", "_noted", "_record", "_reframer", "_see")
 
     def __init__(
         self,
@@ -28,24 +30,24 @@ class EventFlow:
         self._client = client
         self._record = record
         self._gaps = gaps
-        self._usage = usage
+        self._noted = gaps.noted
+        self._key = b"" if usage is None else usage.key
+        self._see = None if usage is None else usage.see
         self._reframer = reframer
         self._last = now
 
     def note(self, now: float) -> None:
         """Note that bytes have come, and how long after the last."""
-        gaps = self._gaps
-        gaps.noted.append(now - self._last)
-        if len(gaps.noted) > gaps.MOST_NOTED:
-            gaps.flush()
+        self._noted.append(now - self._last)
+        if len(self._noted) > _MOST_NOTED:
+            self._gaps.flush()
         self._last = now
 
     def pass_on(self, data: bytes, now: float) -> None:
         """Relay a chunk that is one whole event: what `ProxiedRequest.on_bytes` does, with less work."""
         self.note(now)
-        usage = self._usage
-        if usage is not None and data.rfind(usage.key) >= 0:
-            usage.see(data)
+        if self._see is not None and data.rfind(self._key) >= 0:
+            self._see(data)
         if self._reframer is not None:
             data = self._reframer.feed(data)
         record = self._record
