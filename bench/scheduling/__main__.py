@@ -11,7 +11,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.scheduling", description=__doc__.partition(": ")[2])
     parser.add_argument("--quick", action="store_true", help="a few minutes of virtual time: does it run at all?")
-    parser.add_argument("--seeds", type=int, default=4, help="so many runs of each workload")
+    parser.add_argument("--seeds", type=int, default=20, help="so many runs of each workload")
     parser.add_argument("--write", action="store_true", help="write the page and the picture in docs/")
     parser.add_argument("--real", action="store_true", help="muxd and sglangmux on simulated servers; a minute")
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -90,16 +90,26 @@ class Estimate:
 class CoreHost:
     """Drives muxd's core.
 
-    `learned`: it knows what switches take, as a muxd that has run for a while.  `spread`: what they take varies by so
+    `learned`: it knows what switches take, as a muxd that has run for a while, and `drains`, by model, what drains took
+    of late, in seconds: muxd keeps both over a restart.  `spread`: what they take varies by so
     much, as a share of it, by `seed`.
     """
 
-    def __init__(self, *, together: bool = True, learned: bool = True, spread: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        together: bool = True,
+        learned: bool = True,
+        drains: Mapping[str, float] | None = None,
+        spread: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         self.switches = 0
         self.estimates: list[Estimate] = []
         self._together = together
         self._crowd = 0.0  # the most that a model was learned to have in flight when it gives way
         self._learned = learned
+        self._drains = drains or {}
         self._spread = spread
         self._chance = random.Random(seed)
         self._told: dict[str, list[tuple[float, Estimate]]] = {}  # by target: when, and what is known by then
@@ -125,7 +135,8 @@ class CoreHost:
         awake = models[: world.workload.awake_together if share is THIRD else 1]
         found = (AdoptedWorker(m, url(m), None if m in awake else LEVEL, kept=0) for m in models)
         self._tell(GpusMeasured(0.0, {"0": GPU_SIZE}))
-        known = dict.fromkeys(models, Learned(takes, {LEVEL: 0})) if self._learned else {}
+        drains = {m: {(WorkerState.DRAINING, None): self._drains[m]} for m in models if m in self._drains}
+        known = {m: Learned(takes | drains.get(m, {}), {LEVEL: 0}) for m in models} if self._learned else {}
         self._tell(Started(0.0, adopted=tuple(found), learned=known))
 
     # Clients
@@ -331,10 +342,16 @@ class CoreHost:
                 self._estimate(told[0][1].kind, drains=False)
 
     @property
+    def drains(self) -> dict[str, float]:
+        """Return what was measured of the drains of each model where something was in flight, in seconds."""
+        costs = {name: group.cost(WorkerState.DRAINING) for name, group in self.scheduler.host.groups.items()}
+        return {name: cost.seconds for name, cost in costs.items() if cost.measured}
+
+    @property
     def drain(self) -> float:
         """Return the seconds that the core expects of a drain, of the model where it takes longest."""
         groups = self.scheduler.host.groups.values()
-        return max(group.cost(WorkerState.DRAINING).seconds for group in groups)
+        return max(max(group.cost(WorkerState.DRAINING).seconds, group.known_drain) for group in groups)
 
     def bound(self) -> float:
         """Return the stated maximum wait in seconds while all other models wait, too.

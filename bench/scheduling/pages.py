@@ -17,7 +17,11 @@ beside the rules of others as they are published. What they are about: [whose tu
   in flight; **min-active** (llmux at its head) as FIFO after 5 s; **tenure** (Logos) after 20 s, to one that was away
   for 10 s; **a GPU each** never switches.
 - *In time* is an answer that begins within 20 s, or two and a half switches where that is more. Goodput is what is
-  answered in time, per second until the last answer.
+  answered in time, per second until the last answer; that of the worst model is the least share of a model's requests,
+  per second likewise.
+- muxd has run for a while: it knows what switches take, and from another load of the same kind what drains take.
+- ± is a standard error, by leaving out each seed in turn, of the ratio over the same loads. What is within two of them
+  of the goal is not told from chance.
 
 ## Goals
 

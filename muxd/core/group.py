@@ -553,15 +553,23 @@ class Group:
         return len(self.uses) / max(1.0, second - self.uses[0]) if self.uses else 0.0
 
     @property
-    def use(self) -> tuple[bool, bool, bool, float]:
+    def use(self) -> tuple[bool, bool, bool, float, float]:
         """Return what decisions depend on of who uses the group, and who waits for it."""
-        return self.idle, self.wanted, self.is_batch, self.long_since
+        return self.idle, self.wanted, self.is_batch, self.long_since, self.quiet_until
 
     @property
     def long_since(self) -> float:
         """Return when its oldest answer under way had taken, or will have, unusually long; inf where none is known."""
         usual = self.usual_answer
         return inf if usual is None else self.oldest_since + policy.LONG * usual
+
+    @property
+    def quiet_until(self) -> float:
+        """Return until when it is quiet, unless more requests come: -inf where it is not, or nobody knows."""
+        usual = self.usual_answer
+        if self.in_flight > policy.QUIET or usual is None or self.oldest_since == inf:
+            return -inf
+        return self.oldest_since + usual
 
     def note_usual(self) -> bool:
         """Learn how many seconds answers take in the mean; return whether that is another figure than before.
@@ -578,6 +586,16 @@ class Group:
         is_new = self.usual is None or not 0.9 < seconds / max(self.usual, 0.001) < 1.1
         self.usual = seconds if is_new else self.usual
         return is_new
+
+    def is_quiet(self, now: float) -> bool:
+        """Say whether few answers are under way, none of them for long, or none at all: a drain now is not typical."""
+        return self.idle or self.quiet_until >= now
+
+    @property
+    def known_drain(self) -> float:
+        """Return the seconds that a drain takes, by earlier ones and by how long answers usually take; 0: not known."""
+        measured = self.cost(WorkerState.DRAINING).known
+        return measured if self.usual is None else max(measured, self.usual * _harmonic(max(1.0, self.crowd)))
 
     @property
     def drain_without_long(self) -> float:
@@ -612,10 +630,10 @@ class Group:
         if self.drained_count:
             self.drains.append((self.drained_count, seconds))
 
-    def note_crowd(self) -> None:
-        """Learn how many requests are in flight when the group gives way; one that is idle then says nothing."""
+    def note_crowd(self, now: float) -> None:
+        """Learn how many requests are in flight when the group gives way; one that is quiet then says nothing."""
         self.drained_count = self.in_flight
-        if not self.idle:
+        if not self.is_quiet(now):
             self.crowd += (NEWEST if self.crowd else 1.0) * (self.in_flight - self.crowd)
 
     # Orders

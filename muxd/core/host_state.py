@@ -473,10 +473,10 @@ class HostState:
     def drain(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
         """Admit nothing more; holders have until the deadline.  Members that only come are ended."""
         group.drain_deadline, group.drained_for = deadline, (reason, message)
-        group.note_crowd()
+        group.note_crowd(self.now)
         for worker in group.serving:
             if worker.state is WorkerState.READY:
-                worker.drains_requests = not group.idle
+                worker.drains_requests = not group.is_quiet(self.now)
                 yield from self.move(worker, WorkerState.DRAINING, message)
         for worker in group.serving:
             if worker.state in (WorkerState.STARTING, WorkerState.WAKING):

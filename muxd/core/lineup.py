@@ -70,7 +70,7 @@ class Blockers:
         self._groups = groups
         self.leaving = sum(each.leave_cost.seconds for each in evictions)
         self.drain = max((group.drain_without_long for group in ready), default=0.0)
-        self._known_drain = max((group.cost(WorkerState.DRAINING).known for group in ready), default=0.0)
+        self._known_drain = max((group.known_drain for group in ready), default=0.0)
         self.known = self._known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
         self.crowd = max((group.crowd for group in ready), default=0.0)
         self.gives_way = all(
@@ -86,6 +86,7 @@ class Blockers:
         self._busy_since = max((group.since for group in busy), default=-inf)
         self._wait_target = wait_target
         self._long_since = min((group.long_since for group in busy), default=inf)
+        self._quiet_until = min((group.quiet_until for group in busy), default=-inf)
         self.go_by_all_gaps = any(not group.gaps for group in ready if group.idle)  # clients of theirs have none yet
         self._kept = [
             (each.group.idle_since, usual_gap(each.group), each.comeback_cost.seconds)
@@ -114,7 +115,8 @@ class Blockers:
             return inf
         at = now
         if self._busy_since > -inf:
-            at = max(at, self._closes_at(due, policy.turn_ends_at(contender, self._busy_since, self._known_drain)))
+            turn_ends = policy.turn_ends_at(contender, self._busy_since, self._known_drain)
+            at = max(at, self._closes_at(contender, due, turn_ends, now))
         if self._kept:
             at = max(at, *(min(until, due) for until in self.kept_until(contender)))
         if contender.is_batch and self._idle:
@@ -136,12 +138,16 @@ class Blockers:
             cost = contender.cost
             if cost not in ends:
                 ends[cost] = policy.turn_ends_at(contender, self._busy_since, self._known_drain)
-            at = self._closes_at(due, ends[cost])
+            at = self._closes_at(contender, due, ends[cost], now)
             found.append(at if at > now else now)
         return found
 
-    def _closes_at(self, due: float, turn_ends: float) -> float:
+    def _closes_at(self, contender: Contender, due: float, turn_ends: float, now: float) -> float:
         """Return when the busy ones among them close for one who is due then, once their turn has ended."""
+        if self._quiet_until >= now and not contender.is_batch:
+            at = max(policy.quiet_from(contender.since, due), turn_ends, now)
+            if at <= self._quiet_until:
+                return at
         at = due if due > turn_ends else turn_ends
         return at if at < self._long_since else policy.closes_at(at, due, self._long_since, self._wait_target)
 
@@ -376,7 +382,7 @@ class Lineup:
             come=come.seconds,
             known=come.known,
             leave=group.leave_cost(group.sleep_level).seconds,
-            drain=group.cost(WorkerState.DRAINING).known,
+            drain=group.known_drain,
             ready_at=group.retry_at if group.state in AT_REST and not group.is_kept_away else inf,
         )
 

@@ -3,8 +3,11 @@
 An active model that is busy keeps its turn until the oldest waiter's wait has come so
 near to its bound that the drain and the switch just fit, and until its turn has been at
 least as long as the switch cost, and as its drain takes: shorter turns would spend more
-time switching and draining than serving.  One that is idle keeps its turn only for as long as its clients are likely to
-return (`linger`): an agent that sends its next request a second after each answer would
+time switching and draining than serving.  On the way there it gives way as soon as it is
+quiet: while one answer is under way a drain is short, and keeps few waiting.
+
+One that is idle keeps its turn only for as long as its clients are likely to return
+(`linger`): an agent that sends its next request a second after each answer would
 otherwise cost a switch there and back for each request.  Disk schedulers know the rule
 as anticipatory scheduling.  The oldest waiter's bound ends that wait, too.
 
@@ -34,7 +37,7 @@ WORTH = 1 / 5
 
 #: How many times as long as a switch there and back, and the drain, a busy model's turn is to last, so that most of the
 #: GPU's time goes to answers; and how many times the configured target the wait may become by that.
-STRETCH = 5.0
+STRETCH = 7.0
 
 #: The same where the active model has many requests in flight when it gives way: so many times those beyond a `FEW` for
 #: each one that waits for another, and at most `MOST_STRETCH`.  Who waits less for it are more than who waits longer.
@@ -52,6 +55,13 @@ LONG = 2.5
 #: So many wait targets beyond the time when another model is due a busy one stays open at most while a long answer is
 #: under way: a drain would last until that one ends, and nobody would be served meanwhile.
 LONGEST_OPEN = 3.0
+
+#: A model is quiet while so few answers are under way, none of which takes longer than they usually do: its drain is
+#: short.
+QUIET = 1
+
+#: From this share of the time until another model is due a busy one gives way as soon as it is quiet.
+QUIET_SHARE = 0.4
 
 #: The linger where no gap has been seen yet: a share of the switch there and back, and at most so many seconds.
 UNKNOWN_SHARE, UNKNOWN = 0.05, 0.5
@@ -73,9 +83,12 @@ C = TypeVar("C", bound=Candidate)
 
 
 def score(candidate: Candidate, wait_target: float, now: float) -> float:
-    """Return the waiting work per second of switch cost, aged by the wait so that nobody is passed over for ever."""
+    """Return the waiting work per second of switch cost, times the square of the wait, in wait targets.
+
+    So one who has waited twice as long comes before one for whom less than four times as many wait.
+    """
     oldest = now - candidate.since
-    return candidate.weight / max(candidate.cost, 0.001) * (1.0 + (oldest / max(wait_target, 0.001)) ** 2)
+    return candidate.weight / max(candidate.cost, 0.001) * (oldest / max(wait_target, 0.001)) ** 2
 
 
 def ranked(candidates: Iterable[C], wait_target: float, now: float) -> list[C]:
@@ -144,6 +157,11 @@ def turn_ends_at(candidate: Candidate, active_since: float, drain: float = 0.0) 
     Drains that take very long do not lengthen it further: two of them in a row would break the bound of who waits.
     """
     return active_since + max(candidate.cost, min(drain, LONGEST_FOR_DRAIN))
+
+
+def quiet_from(since: float, due: float) -> float:
+    """Return from when a busy model gives way if it is quiet, to one who has waited since then and is due at `due`."""
+    return since + QUIET_SHARE * (due - since)
 
 
 def closes_at(at: float, due: float, long_since: float, wait_target: float) -> float:

@@ -1,6 +1,17 @@
 from math import inf
 
-from muxd.core.policy import Candidate, bound, closes_at, due_at, ranked, score, stretched, turn_ends_at, turns
+from muxd.core.policy import (
+    Candidate,
+    bound,
+    closes_at,
+    due_at,
+    quiet_from,
+    ranked,
+    score,
+    stretched,
+    turn_ends_at,
+    turns,
+)
 
 NOW = 100.0
 
@@ -10,11 +21,12 @@ def candidate(name="b", weight=1.0, oldest=0.0, cost=10.0, turn=10.0):
 
 
 def test_the_cheaper_switch_goes_first_for_the_same_work():
-    assert [c.name for c in ranked([candidate("b", cost=60), candidate("c", cost=5)], 30, NOW)] == ["c", "b"]
+    waiting = [candidate("b", cost=60, oldest=9), candidate("c", cost=5, oldest=9)]
+    assert [c.name for c in ranked(waiting, 30, NOW)] == ["c", "b"]
 
 
 def test_a_long_wait_outweighs_much_work():
-    old, much = candidate("b", weight=1, oldest=300), candidate("c", weight=50)
+    old, much = candidate("b", weight=1, oldest=300), candidate("c", weight=50, oldest=40)
     assert [c.name for c in ranked([much, old], 30, NOW)] == ["b", "c"]
 
 
@@ -23,7 +35,7 @@ def test_equals_are_ordered_by_name():
 
 
 def test_a_score_needs_no_measured_cost():
-    assert score(candidate(cost=0.0), 30, NOW) > 0
+    assert score(candidate(cost=0.0, oldest=1), 30, NOW) > 0
 
 
 def test_the_bound_is_the_target_the_others_turns_and_switches_and_ones_own_switch():
@@ -36,16 +48,16 @@ def test_alone_it_waits_no_longer_than_the_target():
     assert (at - NOW) + 4 + 5 == 30
 
 
-def test_where_a_switch_there_and_back_is_dear_a_wait_becomes_five_of_them_and_at_most_five_targets():
-    assert stretched(30, overhead=5) == 30
-    assert stretched(30, overhead=20) == 100
-    assert stretched(30, overhead=120) == 150
+def test_where_a_switch_there_and_back_is_dear_a_wait_becomes_seven_of_them_and_at_most_seven_targets():
+    assert stretched(30, overhead=4) == 30
+    assert stretched(30, overhead=20) == 140
+    assert stretched(30, overhead=120) == 210
     assert stretched(0, overhead=120) == 0
 
 
 def test_where_many_are_in_flight_for_each_one_that_waits_the_wait_becomes_longer_and_at_most_nine_times_as_long():
-    assert stretched(30, overhead=20, crowd=5, waiting=1) == stretched(30, overhead=20, crowd=45, waiting=300) == 100
-    assert stretched(30, overhead=20, crowd=45, waiting=200) == 120
+    assert stretched(30, overhead=20, crowd=5, waiting=1) == stretched(30, overhead=20, crowd=45, waiting=300) == 140
+    assert stretched(30, overhead=20, crowd=45, waiting=150) == 160
     assert stretched(30, overhead=20, crowd=45, waiting=1) == 180
     assert stretched(30, overhead=120, crowd=45, waiting=0.5) == 270
     assert stretched(30, overhead=2, crowd=45, waiting=1) == 30
@@ -65,6 +77,10 @@ def test_a_busy_model_stays_open_for_an_answer_that_is_long_already_but_not_for_
     assert closes_at(200, due=80, long_since=70, wait_target=30) == 200, "its turn lasts beyond that"
 
 
-def test_a_wait_as_long_as_the_target_doubles_what_serving_a_model_is_worth():
+def test_a_wait_twice_as_long_makes_serving_a_model_worth_four_times_as_much():
     waited = [candidate(weight=2.0, cost=4.0, oldest=oldest) for oldest in (0.0, 30.0, 60.0)]
-    assert [score(each, 30.0, NOW) for each in waited] == [0.5, 1.0, 2.5]
+    assert [score(each, 30.0, NOW) for each in waited] == [0.0, 0.5, 2.0]
+
+
+def test_a_quiet_model_gives_way_after_two_fifths_of_the_time_until_another_one_is_due():
+    assert quiet_from(since=100, due=150) == 120
