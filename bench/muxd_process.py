@@ -1,6 +1,7 @@
 """A muxd of its own to measure, in a folder that goes with it."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 MUXD = (sys.executable, "-m", "muxd")
+
+#: Images of containers set it; muxd would be compiled at each start, for twice the CPU.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 CONFIG = """\
 [muxd]
