@@ -186,9 +186,7 @@ def test_the_supervisor_is_not_in_the_data_path():
 SLOW = {"asyncio", "email", "http.client", "httpx", "prometheus_client", "pynvml", "rich", "urllib.request", "yaml"}
 
 
-@pytest.mark.parametrize(
-    "process", [DAEMON, "muxd.proxy.app", "muxd.ui.console_server", "muxd.simulator.first_process"]
-)
+@pytest.mark.parametrize("process", [DAEMON, "muxd.proxy.app", "muxd.ui.console_server", "muxd.simulator.main_process"])
 def test_a_process_starts_without_what_costs_much_and_is_not_needed(process):
     assert SLOW & loaded_by(process) == set()
 
