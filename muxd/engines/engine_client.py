@@ -13,6 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import trio
 
 from muxd.errors import EngineLocked, MuxdError
@@ -23,7 +24,6 @@ from muxd.http.keepalive_client import (
     HttpClient,
     KeepAliveClient,
     OverlongAnswer,
-    json_content,
 )
 
 from . import diagnosis
@@ -333,7 +333,7 @@ class EngineClient:
 
     async def _exchange(self, method: str, path: str, auth: dict[bytes, bytes], body: Any, most: int) -> "_Answer":
         """Send one request and return the answer, its body at most `most` bytes; raise ExchangeFailed."""
-        content = json_content(body) if body is not None else None
+        content = msgspec.json.encode(body) if body is not None else None
         return _Answer(await self._http.exchange(method, self._url + path, auth, content, most))
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import quote, urlsplit
 
-import msgspec
 import trio
 from msgspec import Struct
 
@@ -162,11 +161,6 @@ class KeepAliveClient:
 def _server(url: str) -> str:
     """Return HOST:PORT of a URL."""
     return url.removeprefix(HTTP).partition("/")[0]
-
-
-def json_content(body: object) -> bytes:
-    """Return a body in JSON."""
-    return msgspec.json.encode(body)
 
 
 def _request(method: str, url: str, headers: Mapping[bytes, bytes], content: bytes | None) -> tuple[str, bytes]:
