@@ -50,7 +50,7 @@ def stamp_core() -> None:
         stamp("decided", "", " ".join(type(command).__name__ for command in commands))
         for command in commands:
             if type(command).__name__ == "GrantLease":
-                stamp("granted", self.host.leases[command.lease].group)
+                stamp("granted", self.host.leases.all[command.lease].group)
         return commands
 
     Scheduler.handle = handle  # type: ignore[method-assign]

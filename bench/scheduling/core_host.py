@@ -271,7 +271,7 @@ class CoreHost:
                 self._later(0.0, WorkerExited, worker)
             case RecordSwitch(target, victims):
                 self.switches += 1
-                self._crowd = max(self._crowd, *(group.crowd for group in self.scheduler.host.groups.values()))
+                self._crowd = max(self._crowd, *(group.answers.crowd for group in self.scheduler.host.groups.values()))
                 kind = (target, *(name for name, _ in victims))
                 drains = any(not world.engines[name].is_idle for name, _ in victims)
                 if drains:

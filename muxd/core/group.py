@@ -10,21 +10,20 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import inf, log
+from math import inf
 from typing import NamedTuple
 
 from . import policy
-from .events import Verb, Waiting
+from .answers import Answers
+from .events import Verb
+from .lease import Lease
 from .ledger import GpuId, in_order
 from .spec import GroupSpec, Role, Rung
 from .states import DOWN, LEAVING, UP, WorkerState
-from .worker import NEWEST, Cost, Worker
+from .worker import Cost, Worker
 
 #: So many of the last times that a group was wanted tell how often it is: LRU-K (O'Neil et al., SIGMOD 1993).
 USES = 8
-
-#: So many of its last drains tell how long a group's answers take.
-DRAINS = 8
 
 #: States of a worker that is of no use to its group until somebody mends it, or its cool-down is over.
 LOST = frozenset({WorkerState.FAILED, WorkerState.STUCK})
@@ -98,48 +97,6 @@ class Order:
     for_loan: bool = False  # its GPUs are lent
 
 
-@dataclass(slots=True)
-class Lease:
-    """One holder's wish to send to a group; granted or waiting."""
-
-    id: int
-    group: str
-    told: float  # when its holder last said what waits
-    waiting: tuple[Waiting, ...]
-    in_flight: int = 0
-    batch: int = 0  # so many of those in flight
-    oldest_since: float = inf  # since when the oldest of those in flight is at the worker; inf: nobody knows
-    usual: float | None = None  # seconds that its answers took of late, in the mean; None: nobody knows
-
-    @property
-    def since(self) -> float:
-        """Return when the oldest waiting request came; inf where none waits."""
-        return min((self.told - w.oldest for w in self.waiting), default=inf)
-
-    @property
-    def interactive_since(self) -> float:
-        """Return when the oldest waiting request came that is no batch; inf where none waits."""
-        return min((self.told - w.oldest for w in self.waiting if not w.is_batch), default=inf)
-
-    @property
-    def count(self) -> int:
-        return sum(w.count for w in self.waiting)
-
-    @property
-    def batch_count(self) -> int:
-        """Return how many of those that wait are batch."""
-        return sum(w.count for w in self.waiting if w.is_batch)
-
-    @property
-    def weight(self) -> float:
-        """Count the waiting requests, each 2 ** priority times."""
-        return sum(w.count * 2.0 ** max(-10, min(10, w.priority)) for w in self.waiting)
-
-    @property
-    def busy(self) -> bool:
-        return self.in_flight > 0 or bool(self.waiting)
-
-
 class Group:
     """One model's workers as one holder of leases, orders and GPUs."""
 
@@ -164,12 +121,8 @@ class Group:
         self.idle_since: float | None = None  # its last answer ended then; None: requests run or wait, or never did
         self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # seconds from an answer to the next request
         self.uses: deque[float] = deque(maxlen=USES)  # when requests last came to it while it was idle
-        self.crowd = 0.0  # requests in flight when it gives way, of late
-        self.usual: float | None = None  # seconds that answers took of late, in the mean, as holders say
-        self.long_answers: deque[float] = deque(maxlen=DRAINS)  # seconds of late unusually long ones
+        self.answers = Answers()
         self.oldest_since = inf  # since when its oldest answer is under way; inf: none is, or nobody knows
-        self.drained_count = 0  # requests in flight when its last drain began
-        self.drains: deque[tuple[int, float]] = deque(maxlen=DRAINS)  # of late: requests in flight, seconds
         self.drain_deadline = inf
         self.drained_for = ("", "")  # the reason of its last drain, and the message to the leases' holders
         self.order: Order | None = None
@@ -315,10 +268,7 @@ class Group:
         assert self.pending_spec is not None
         self.spec, self.pending_spec = self.pending_spec, None
         self.gaps.clear()
-        self.drains.clear()
-        self.long_answers.clear()
-        self.usual = None
-        self.crowd = 0.0
+        self.answers = Answers()
         self._take_members(now)
         self.enlist(self.serving)
         self.let_spare(self.serving[self.spec.replicas or self.most :], now)
@@ -529,6 +479,13 @@ class Group:
         """Say whether requests run or wait."""
         return not self.idle or self.wanted
 
+    def note_leases(self) -> None:
+        """Note who waits for the group, and whether it is in use, by its leases."""
+        self.oldest_since = min((lease.oldest_since for lease in self.granted.values()), default=inf)
+        self.idle = not any(lease.busy for lease in self.granted.values())
+        self.wanted = any(lease.waiting for lease in self.waiting.values())
+        self.is_batch = self.wanted and all(w.is_batch for lease in self.waiting.values() for w in lease.waiting)
+
     def oldest_wait(self, now: float) -> float:
         """Return the seconds that the oldest waiting request has waited; 0 where none waits."""
         return now - self.waits_since if self.wanted else 0.0
@@ -560,32 +517,16 @@ class Group:
     @property
     def long_since(self) -> float:
         """Return when its oldest answer under way had taken, or will have, unusually long; inf where none is known."""
-        usual = self.usual_answer
+        usual = self.answers.usual
         return inf if usual is None else self.oldest_since + policy.LONG * usual
 
     @property
     def quiet_until(self) -> float:
         """Return until when it is quiet, unless more requests come: -inf where it is not, or nobody knows."""
-        usual = self.usual_answer
+        usual = self.answers.usual
         if self.in_flight > policy.QUIET or usual is None or self.oldest_since == inf:
             return -inf
         return self.oldest_since + usual
-
-    def note_usual(self) -> bool:
-        """Learn how many seconds answers take in the mean; return whether that is another figure than before.
-
-        Of several holders, the processes of the proxy, each counts by what it has in flight, as those are the answers
-        for which a drain waits.  One that has nothing there counts as if it had one, so that the figure does not jump
-        with each answer.
-        """
-        leases = (*self.granted.values(), *self.waiting.values())
-        told = [(max(1, lease.in_flight), lease.usual) for lease in leases if lease.usual is not None]
-        if not told:
-            return False
-        seconds = sum(weight * usual for weight, usual in told) / sum(weight for weight, _ in told)
-        is_new = self.usual is None or not 0.9 < seconds / max(self.usual, 0.001) < 1.1
-        self.usual = seconds if is_new else self.usual
-        return is_new
 
     def is_quiet(self, now: float) -> bool:
         """Say whether few answers are under way, none of them for long, or none at all: a drain now is not typical."""
@@ -594,47 +535,17 @@ class Group:
     @property
     def known_drain(self) -> float:
         """Return the seconds that a drain takes, by earlier ones and by how long answers usually take; 0: not known."""
-        measured = self.cost(WorkerState.DRAINING).known
-        return measured if self.usual is None else max(measured, self.usual * _harmonic(max(1.0, self.crowd)))
+        return max(self.cost(WorkerState.DRAINING).known, self.answers.until_all_end or 0.0)
 
     @property
     def drain_without_long(self) -> float:
         """Return the seconds that a drain is expected to take which no unusually long answer holds up."""
-        average = self.cost(WorkerState.DRAINING).seconds
-        return average if self.usual is None else min(average, self.usual * _harmonic(max(1.0, self.crowd)))
-
-    def note_ended(self, since: float, now: float) -> None:
-        """Learn how long an unusually long answer took in the end, of a holder whose oldest one it was."""
-        if self.usual is not None and now - since > policy.LONG * self.usual:
-            self.long_answers.append(now - since)
+        average, seconds = self.cost(WorkerState.DRAINING).seconds, self.answers.until_all_end
+        return average if seconds is None else min(average, seconds)
 
     def long_left(self, now: float) -> float | None:
         """Return the seconds that the long answer under way takes yet, by earlier ones; None where nobody knows."""
-        age = now - self.oldest_since
-        longer = [seconds - age for seconds in self.long_answers if seconds > age] if self.long_since <= now else []
-        return _median(longer) if longer else None
-
-    @property
-    def usual_answer(self) -> float | None:
-        """Return how many seconds answers usually take, as holders say, or by earlier drains; None where nobody knows.
-
-        Of `count` that end by chance, as the exponential distribution has it, the last one takes H(count) times as
-        long as the mean.  The median is robust to the one very long answer.
-        """
-        if self.usual is not None:
-            return self.usual
-        return _median(seconds / _harmonic(count) for count, seconds in self.drains) if self.drains else None
-
-    def note_drained(self, seconds: float) -> None:
-        """Learn how long a drain took, if there was something in flight when it began."""
-        if self.drained_count:
-            self.drains.append((self.drained_count, seconds))
-
-    def note_crowd(self, now: float) -> None:
-        """Learn how many requests are in flight when the group gives way; one that is quiet then says nothing."""
-        self.drained_count = self.in_flight
-        if not self.is_quiet(now):
-            self.crowd += (NEWEST if self.crowd else 1.0) * (self.in_flight - self.crowd)
+        return self.answers.long_left(now - self.oldest_since) if self.long_since <= now else None
 
     # Orders
 
@@ -723,17 +634,6 @@ class Group:
         if len(self.serving) == 1:
             return self.serving[0].sleeps_at(level)
         return all(worker.sleeps_at(level) for worker in self.serving)
-
-
-def _median(values: Iterable[float]) -> float:
-    ordered = sorted(values)  # statistics.median would load random, which the core is without
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-
-def _harmonic(count: float) -> float:
-    """Return the harmonic number 1 + 1/2 + ... + 1/count, to a hundredth; 0 for none."""
-    return log(count) + 0.5772 + 1 / (2 * count) - 1 / (12 * count * count) if count > 0 else 0.0
 
 
 def _slowest(costs: list[Cost]) -> Cost:

@@ -1,55 +1,32 @@
 """The GPU host as the core sees it: the books of its groups, their workers, the memory and the leases.
 
-Here is what can be done to a group, a worker or a lease, each with the commands that it takes; when to do it is decided
-in `switching` and `scheduler`, and who fits where in `placement`.
+Here is what can be done to a group or a worker, each with the commands that it takes, and in `leases` what is done to
+leases; when to do it is decided in `switching` and `scheduler`, and who fits where in `placement`.
 """
 
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from math import floor, inf
 
 from .commands import (
     ActivateStandby,
     Command,
-    DrainWorker,
-    EndLease,
-    GrantLease,
-    PrepareStandby,
     RecordMove,
-    RecordScale,
     RestoreLease,
-    RevokeLease,
     SleepWorker,
     StartWorker,
     StopWorker,
     SyncRouter,
     WakeWorker,
 )
-from .events import AdoptedWorker, DemandReported, Waiting
-from .group import Group, Lease
-from .ledger import HOST_RAM, GpuId, Holding, Ledger, in_order
+from .group import Group
+from .leases import Leases
+from .ledger import HOST_RAM, GpuId, Ledger, in_order
 from .placement import Placement, claiming
-from .spec import GroupSpec, Troubles
+from .spec import GroupSpec
 from .states import CHANGING, RUNNING, UP, WorkerState
 from .worker import Worker
 
 GIB = 1 << 30
-
-#: Why a worker is in the state in which an earlier muxd has left it.
-ADOPTED = "taken over from an earlier muxd"
-
-#: Ages of answers that differ by less, in seconds, are those of the same one: reports take their time.
-SAME_AGE = 1.0
-
-#: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
-END_GRACE = 1.0
-
-
-def _cause(worker: Worker) -> str:
-    """Return the code of why a worker is being ended or has failed; "" where nobody knows it, or nothing is wrong."""
-    if worker.pending_failure is not None:
-        return worker.pending_failure.code
-    return worker.ended_code if worker.state in (WorkerState.BACKOFF, WorkerState.FAILED) else ""
 
 
 def in_configured_order(groups: Iterable[Group]) -> list[Group]:
@@ -61,11 +38,8 @@ class HostState:
         self.groups: dict[str, Group] = {}
         self.workers: dict[str, Worker] = {}  # the members of all groups
         self.ledger = Ledger()
-        self.leases: dict[int, Lease] = {}
         self.now = 0.0
         self.is_started = False  # until then nobody knows what an earlier muxd has left, and nothing comes by itself
-        self.asked: dict[str, Group] = {}  # groups for which leases wait
-        self.wanted: dict[str, Group] = {}  # those of them for which requests wait
         self._touched: dict[str, Group] = {}  # groups that are not what they were when doubts were last ended
         self._changed: dict[str, Group] = {}  # likewise, when `take_changed` was last called
         self._stirred: dict[str, Group] = {}  # likewise, when `take_stirred` was last called
@@ -77,9 +51,6 @@ class HostState:
         self.sizes: dict[GpuId, int] = {}  # bytes that workers may have together where strangers leave them
         self.strangers: dict[GpuId, str] = {}  # who else has memory of a GPU, as users are told
         self.weights: dict[str, int] = {}  # bytes that a worker of a group certainly needs, by the group's name
-        self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
-        self.gaps_noted = 0  # so far, of anybody's clients
-        self._last_grant = -inf
         self.moves = 0  # of all workers so far
         self.renewals = 0  # how often a new configuration has taken hold of a group
         self.learned = 0  # how often something was learned of the host itself
@@ -90,6 +61,7 @@ class HostState:
         self.scalable: list[Group] = []  # those of which more or fewer replicas may serve
         self.with_gate: list[Group] = []  # those whose only worker has, or had, its next process wait at a gate
         self.placement = Placement(self)
+        self.leases = Leases(self)
         for spec in specs:
             self.add(spec)
 
@@ -99,7 +71,7 @@ class HostState:
         self.workers.update((worker.name, worker) for worker in group.members)
         self._by_state[group.state][group.name] = group
         self.touch(group)
-        self._note_kinds()
+        self.note_kinds()
 
     # Who is looked for, without a look at everybody
 
@@ -120,11 +92,12 @@ class HostState:
 
     def touch(self, group: Group) -> None:
         """Note that a group is not what it was: whatever was found of it, and of others on its GPUs, is found anew."""
-        self._note_change(group)
+        self.note_change(group)
         for worker in group.serving:
             self.ledger.touch(worker.name)
 
-    def _note_change(self, group: Group) -> None:
+    def note_change(self, group: Group) -> None:
+        """Note likewise what concerns a group alone, and nobody else on its GPUs."""
         group.changes += 1
         self._touched[group.name] = self._changed[group.name] = self._stirred[group.name] = group
 
@@ -168,11 +141,11 @@ class HostState:
         if state is WorkerState.READY and group.state is not WorkerState.DRAINING:
             group.awake_since, group.is_exposed = self.now, False
         if group.state is WorkerState.DRAINING and state in (WorkerState.FALLING_ASLEEP, WorkerState.STOPPING):
-            group.note_drained(self.now - group.since)
+            group.answers.note_drained(self.now - group.since)
         group.state, group.since = state, self.now
         self._by_state[state][group.name] = group
 
-    def _note_kinds(self) -> None:
+    def note_kinds(self) -> None:
         self.fixed = [group for group in self.groups.values() if group.is_pinned or group.is_sheltered]
         self.composed = [group for group in self.groups.values() if len(group.members) > 1]
         self.scalable = [group for group in self.groups.values() if group.is_scalable]
@@ -186,7 +159,7 @@ class HostState:
         del self.groups[group.name]
         del self._by_state[group.state][group.name]
         self._touched.pop(group.name, None)
-        self._note_kinds()
+        self.note_kinds()
 
     def _remove_members(self, group: Group) -> None:
         for worker in group.members:
@@ -212,40 +185,7 @@ class HostState:
             self._enter(group, state)
         self.workers.update((worker.name, worker) for worker in group.members)
         self.touch(group)
-        self._note_kinds()
-
-    def resize(self, group: Group, spec: GroupSpec) -> Iterator[Command]:
-        """Let a spec with other workers hold for a group with processes; those that stay are left as they are."""
-        self.renewals += 1
-        reason, before, former = "the configuration says so", len(group.enlisted), group.spec
-        group.resize(spec, self.now)
-        self.workers.update((worker.name, worker) for worker in group.members)
-        size = before if spec.replicas == former.replicas and spec.scaling is not None else spec.replicas
-        size = max(group.least, min(size or group.most, group.most))
-        more = [worker for worker in group.spares if not worker.retired][: max(0, size - len(group.enlisted))]
-        group.enlist(more)
-        group.let_spare(group.enlisted[size:], self.now + spec.drain_timeout)
-        self.moves += 1
-        self._note_kinds()
-        if len(group.enlisted) != before:
-            yield RecordScale(group.name, before, len(group.enlisted), reason)
-        for worker in more:
-            if worker.state is WorkerState.DRAINING and group.state is not WorkerState.DRAINING:
-                yield from self.move(worker, WorkerState.READY, reason)
-        yield from self.derive(group, reason)
-
-    def dismiss(self, group: Group) -> list[str]:
-        """Forget the workers that the configuration has no more and that have ended; return their names."""
-        gone = [worker for worker in group.serving if worker.retired and worker.is_down]
-        for worker in gone:
-            self.ledger.give_back(worker.name)
-            del self.workers[worker.name]
-        if gone:
-            group.dismiss(gone)
-            self.moves += 1
-            self.touch(group)
-            self._note_kinds()
-        return [worker.name for worker in gone]
+        self.note_kinds()
 
     def update(self, group: Group, spec: GroupSpec) -> None:
         """Let a spec hold that needs no other processes, but perhaps less memory than was thought."""
@@ -255,7 +195,7 @@ class HostState:
         self._give_back_of_dead(group)
         self.touch(group)
         self.moves += 1  # its levels may be others now
-        self._note_kinds()
+        self.note_kinds()
 
     def fix(self, group: Group, *, held_until: float | None, is_sheltered: bool, is_exposed: bool = False) -> None:
         """Note whether an operator holds the group, and whether its last use keeps it where it is."""
@@ -263,7 +203,7 @@ class HostState:
         group.is_exposed = group.is_exposed or is_exposed
         self._give_back_of_dead(group)
         self.touch(group)
-        self._note_kinds()
+        self.note_kinds()
 
     def move(self, worker: Worker, to: WorkerState, reason: str = "") -> Iterator[Command]:
         """Let a worker change its state, and its group with it."""
@@ -275,7 +215,7 @@ class HostState:
         else:
             self._changing.pop(worker.name, None)
         (self.stuck.add if to is WorkerState.STUCK else self.stuck.discard)(worker.name)
-        yield RecordMove(worker.name, before, to, reason, _cause(worker))
+        yield RecordMove(worker.name, before, to, reason, worker.cause)
         group = self.groups[worker.group]
         if worker is group.router and to is not WorkerState.READY:
             group.told, group.routed, group.listed = None, frozenset(), frozenset()
@@ -378,119 +318,28 @@ class HostState:
         yield from self.move(worker, WorkerState.STARTING, worker.launch_note)
         yield StartWorker(worker.name, worker.launched, tuple(in_order(worker.gpus)) if worker.spec.any_of else ())
 
-    def prepare(self, worker: Worker, *, is_urgent: bool) -> Iterator[Command]:
-        """Have the next process of a worker that has none wait at its engine's gate; there must be room for it."""
-        self.ledger.keep(worker.name, worker.standby_holding)
-        worker.is_ahead = True
-        yield from self.move(worker, WorkerState.STANDBY)
-        yield PrepareStandby(worker.name, is_urgent)
-
-    def prepared(self, worker: Worker, size: int | None) -> None:
-        """Note that a worker's process has come to its gate, and what it was measured to take there.
-
-        Where host RAM is not reckoned for its engine, as for pretend ones, that counts for nothing.
-        """
-        worker.is_at_gate = True
-        if size is not None and worker.spec.standby:
-            worker.gate_size = size
-        self.ledger.keep(worker.name, worker.standby_holding)
-        self.touch(self.groups[worker.group])
-
-    def end_standbys(self, wanted: Group) -> list[Worker]:
-        """Return the workers whose processes at gates have to end, so that a group's weights find room in host RAM.
-
-        None where their ends would not be enough; the largest first, and those that are being ended already.
-        """
-        waiting = [group.serving[0] for group in self.with_gate if group is not wanted and group.serving[0].is_ahead]
-        waiting = [worker for worker in waiting if self.ledger.holds(worker.name, [HOST_RAM])]
-        waiting.sort(key=lambda worker: (worker.state is WorkerState.STANDBY, -worker.standby_holding.claim[HOST_RAM]))
-        left: dict[str, Holding] = {}
-        for count, worker in enumerate(waiting, 1):
-            left[worker.name] = Holding({}, 3)
-            if not self.placement.lacks_host_ram(wanted, left):
-                return waiting[:count]
-        return []
-
-    def recall_troubles(self, worker: Worker, troubles: Troubles) -> Iterator[Command]:
-        """Let a worker go on with what went wrong with it under an earlier muxd."""
-        worker.recall_troubles(troubles, self.now)
-        if troubles.waits:
-            self.moves += 1
-            yield RecordMove(worker.name, WorkerState.UNLOADED, worker.state, worker.reason, _cause(worker))
-        yield from self.derive(self.groups[worker.group], worker.reason)
-
-    def resume_size(self, group: Group, size: int, awake: Collection[str]) -> None:
-        """Let a group have so many replicas as under an earlier muxd: those that are awake first."""
-        order = sorted(group.serving, key=lambda worker: worker.name not in awake)
-        size = max(group.least, min(size, len(order)))
-        group.enlist(order[:size])
-        group.let_spare(order[size:], self.now)
-
-    def adopt(self, group: Group, members: Iterable[AdoptedWorker]) -> Iterator[Command]:
-        """Let members of a group without a process be what was found of them; end those whose memory is another's."""
-        homeless = []
-        for found in members:
-            worker = self.workers[found.worker]
-            if found.gpus:
-                group.place_each({found.worker: frozenset(found.gpus)})
-            if not self._adopt_worker(worker, found):
-                homeless.append(worker)
-            if worker is group.router:
-                group.routed = frozenset(found.routed)
-            yield RecordMove(worker.name, WorkerState.UNLOADED, worker.state, ADOPTED)
-        group.awake_since = self.now
-        yield from self.derive(group, ADOPTED)
-        for worker in homeless:
-            yield from self.stop_worker(worker, "there is no room for it any more", kill=True)
-
-    def _adopt_worker(self, worker: Worker, found: AdoptedWorker) -> bool:
-        """Let a worker be what was found of it; return whether there is room for it."""
-        worker.launched, worker.url, worker.generation = found.launched, found.url, worker.generation + 1
-        if found.waits:
-            return self._adopt_standby(worker, found)
-        worker.unproved, worker.peak = found.unproved, found.peak
-        if not worker.is_router:
-            worker.copy = self.placement.copy_of(worker)
-        if found.level is not None and found.kept is not None:
-            worker.kept[found.level] = found.kept
-        fits = True
-        if not worker.is_router:
-            holding = Holding(worker.claim) if found.level is None else worker.holding_asleep(found.level)
-            fits = not holding.is_loaded or not self.ledger.shortfall(worker.name, holding.claim)
-            self.ledger.keep(worker.name, holding)
-        worker.level = 3 if found.level is None else found.level
-        worker.adopt(WorkerState.READY if found.level is None else WorkerState.ASLEEP, self.now, ADOPTED)
-        self.moves += 1
-        return fits
-
-    def _adopt_standby(self, worker: Worker, found: AdoptedWorker) -> bool:
-        worker.url, worker.is_ahead = "", True
-        worker.adopt(WorkerState.STANDBY, self.now, ADOPTED)
-        self.prepared(worker, found.gate_size)
-        self.moves += 1
-        return True
-
     def drain(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
         """Admit nothing more; holders have until the deadline.  Members that only come are ended."""
         group.drain_deadline, group.drained_for = deadline, (reason, message)
-        group.note_crowd(self.now)
+        is_quiet = group.is_quiet(self.now)
+        group.answers.note_drain_begun(group.in_flight, is_quiet=is_quiet)
         for worker in group.serving:
             if worker.state is WorkerState.READY:
-                worker.drains_requests = not group.is_quiet(self.now)
+                worker.drains_requests = not is_quiet
                 yield from self.move(worker, WorkerState.DRAINING, message)
         for worker in group.serving:
             if worker.state in (WorkerState.STARTING, WorkerState.WAKING):
                 yield from self.stop_worker(worker, message, kill=True)
-        yield from self.revoke_all(group, reason, message, deadline)
+        yield from self.leases.revoke_all(group, reason, message, deadline)
 
     def deactivate(self, group: Group, level: int) -> Iterator[Command]:
         """Put a drained group to sleep at `level`, or end it at level 3: each member when its GPUs are quiet."""
         assert not group.granted, f"{group.name} still has leases {sorted(group.granted)}"
         for worker in group.serving:
             if worker.state is WorkerState.DRAINING:
-                yield from self._deactivate(worker, level)
+                yield from self.deactivate_worker(worker, level)
 
-    def _deactivate(self, worker: Worker, level: int) -> Iterator[Command]:
+    def deactivate_worker(self, worker: Worker, level: int) -> Iterator[Command]:
         """Put a worker that has nothing left to sleep at `level`, or end it, once its GPUs are quiet."""
         if not self.placement.is_quiet_for(worker):
             return
@@ -553,169 +402,6 @@ class HostState:
                 group.told, group.routed = urls, group.routed.intersection(urls)
                 yield SyncRouter(group.name, urls)
 
-    # How many of its replicas serve
-
-    def enlist(self, group: Group, workers: Sequence[Worker], reason: str) -> Iterator[Command]:
-        """Let some spare workers of a group serve with the others; where it is up, they come as room allows."""
-        yield from self._resize(group, workers, (), reason)
-
-    def let_spare(self, group: Group, workers: Sequence[Worker], reason: str) -> Iterator[Command]:
-        """Let a group do without some of its workers: those that serve finish what they have, others are ended."""
-        yield from self._resize(group, (), workers, reason)
-
-    def _resize(self, group: Group, more: Sequence[Worker], fewer: Sequence[Worker], reason: str) -> Iterator[Command]:
-        before = len(group.enlisted)
-        group.enlist(more)
-        group.let_spare(fewer, self.now + group.spec.drain_timeout)
-        self.moves += 1
-        yield RecordScale(group.name, before, len(group.enlisted), reason)
-        for worker in fewer:
-            if worker.state is WorkerState.READY:
-                yield from self.move(worker, WorkerState.DRAINING, reason)
-            elif worker.state in (WorkerState.STARTING, WorkerState.WAKING):
-                yield from self.stop_worker(worker, reason, kill=True)
-        for worker in more:
-            if worker.state is WorkerState.DRAINING and group.state is not WorkerState.DRAINING:
-                yield from self.move(worker, WorkerState.READY, reason)
-        yield from self.derive(group, reason)
-
-    def tend_spare(self, group: Group) -> Iterator[Command]:
-        """Bring the spare workers of a group off their GPUs, each once the router passes it no more and it is idle."""
-        for worker in group.spares:
-            match worker.state:
-                case WorkerState.READY:
-                    yield from self.move(worker, WorkerState.DRAINING, f"{group.name} does without it")
-                case WorkerState.DRAINING:
-                    yield from self._tend_draining(group, worker)
-                case WorkerState.STARTING | WorkerState.WAKING:
-                    yield from self.stop_worker(worker, f"{group.name} does without it", kill=True)
-                case WorkerState.ASLEEP | WorkerState.STANDBY if worker.retired:
-                    yield from self.stop_worker(worker, f"{group.name} does without it", kill=True)
-                case WorkerState.BACKOFF | WorkerState.FAILED:
-                    yield from self.move(worker, WorkerState.UNLOADED, worker.reason)
-
-    def _tend_draining(self, group: Group, worker: Worker) -> Iterator[Command]:
-        is_let_go = worker.url not in group.listed
-        if is_let_go and (worker.is_drained or group.idle or self.now >= worker.drain_deadline):
-            yield from self._deactivate(worker, 3 if worker.retired else worker.sleep_level)
-        elif self.now >= worker.drain_deadline + END_GRACE:
-            yield from self.stop_worker(worker, worker.reason, kill=True)
-        elif is_let_go and not worker.is_drain_watched:
-            worker.is_drain_watched = True
-            yield DrainWorker(worker.name)
-
-    # What is done to leases
-
-    def ask(self, lease_id: int, group: Group, waiting: tuple[Waiting, ...]) -> None:
-        lease = Lease(lease_id, group.name, self.now, waiting)
-        self.leases[lease_id] = group.waiting[lease_id] = lease
-        group.is_put_away = False
-        self._note_leases(group)
-        self._note_use(group)
-
-    def grant_again(
-        self, lease_id: int, group: Group, in_flight: int, waiting: tuple[Waiting, ...]
-    ) -> Iterator[Command]:
-        """Take a lease on a ready group for granted, as an earlier muxd did."""
-        lease = Lease(lease_id, group.name, self.now, waiting, in_flight)
-        self.leases[lease_id] = group.granted[lease_id] = lease
-        self._note_use(group)
-        yield GrantLease(lease_id, group.url, group.generation)
-
-    def report(self, said: DemandReported) -> None:
-        lease = self.leases.get(said.lease)
-        if lease is not None:
-            group = self.groups[lease.group]
-            lease.in_flight, lease.waiting, lease.batch, lease.told = said.in_flight, said.waiting, said.batch, self.now
-            since = inf if said.oldest is None else said.time - said.oldest
-            if not abs(since - lease.oldest_since) < SAME_AGE:
-                group.note_ended(lease.oldest_since, self.now)
-                lease.oldest_since = since
-            lease.usual = lease.usual if said.usual is None else said.usual
-            if group.note_usual():
-                self.touch(group)
-            self._note_leases(group)
-            self._note_use(group)
-
-    def forget(self, lease_id: int) -> None:
-        lease = self.leases.pop(lease_id, None)
-        if lease is not None:
-            group = self.groups[lease.group]
-            group.waiting.pop(lease_id, None)
-            was_granted = group.granted.pop(lease_id, None) is not None
-            group.note_ended(lease.oldest_since, self.now)
-            self._note_leases(group)
-            if was_granted:
-                self._note_use(group)
-
-    def _note_leases(self, group: Group) -> None:
-        """Note who waits for the group, and whether it is in use, by its leases."""
-        was = group.use
-        group.oldest_since = min((lease.oldest_since for lease in group.granted.values()), default=inf)
-        group.idle = not any(lease.busy for lease in group.granted.values())
-        group.wanted = any(lease.waiting for lease in group.waiting.values())
-        group.is_batch = group.wanted and all(w.is_batch for lease in group.waiting.values() for w in lease.waiting)
-        for index, belongs in ((self.asked, bool(group.waiting)), (self.wanted, group.wanted)):
-            if belongs:
-                index[group.name] = group
-            else:
-                index.pop(group.name, None)
-        if was != group.use:
-            self.touch(group)
-        else:
-            self._note_change(group)
-
-    def _note_use(self, group: Group) -> None:
-        """Note the end of its last answer, and at its next request the gap between the two.
-
-        Where another model has served meanwhile, the request may have come only because that one answered: such a gap
-        says nothing about clients who return by themselves.
-        """
-        if group.in_use:
-            since, group.idle_since = group.idle_since, None
-            if since is not None or not group.uses or self.now - group.uses[-1] >= 1.0:  # else it is wanted all along
-                group.uses.append(self.now)
-                self.touch(group)
-            if since is not None and (group.state is WorkerState.READY or self._last_grant <= since):
-                self.note_gap(group, self.now - since)
-        elif group.idle_since is None and group.state in (WorkerState.READY, WorkerState.DRAINING):
-            group.idle_since = self.now
-            self.touch(group)
-
-    def note_gap(self, group: Group, seconds: float) -> None:
-        """Learn how long its clients took to return; inf: nobody did while it was kept for them.
-
-        A return makes up for one time that nobody came.
-        """
-        self.gaps_noted += 1
-        self.touch(group)
-        for gaps in (group.gaps, self.gaps):
-            if seconds < inf and inf in gaps:
-                gaps.remove(inf)
-            gaps.append(seconds)
-
-    def grant_all(self, group: Group) -> Iterator[Command]:
-        """Admit everybody who waits for a ready group.
-
-        Until its holder reports, all that waited counts as in flight: nobody is switched
-        away between a grant and the requests that it lets through.
-        """
-        admitted = list(group.waiting.values())
-        if not admitted:
-            return
-        group.waiting.clear()
-        for lease in admitted:
-            group.granted[lease.id] = lease
-            lease.in_flight, lease.batch, lease.waiting = lease.count, lease.batch_count, ()
-        self._last_grant = self.now
-        self._note_leases(group)
-        for lease in admitted:
-            yield GrantLease(lease.id, group.url, group.generation)
-
-    def revoke_all(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
-        for lease in group.granted:
-            yield RevokeLease(lease, reason, message, deadline)
-
     def resume(self, group: Group, reason: str) -> Iterator[Command]:
         """Let a group serve again that drains for nothing any more, with the leases that are still held.
 
@@ -731,14 +417,3 @@ class HostState:
         """End the restart delays of a group: an operator knows better than a back-off."""
         group.retry_now(self.now)
         self.touch(group)
-
-    def end_overdue(self, group: Group) -> Iterator[Command]:
-        """Take away leases that were not let go, once the drain's deadline is well over."""
-        if group.granted and self.now >= group.drain_deadline + END_GRACE:
-            yield from self.end_all(group)
-
-    def end_all(self, group: Group) -> Iterator[Command]:
-        """Take every granted lease away, whether its holder has let go or not."""
-        for lease in list(group.granted):
-            self.forget(lease)
-            yield EndLease(lease)

@@ -72,7 +72,7 @@ class Blockers:
         self.drain = max((group.drain_without_long for group in ready), default=0.0)
         self._known_drain = max((group.known_drain for group in ready), default=0.0)
         self.known = self._known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
-        self.crowd = max((group.crowd for group in ready), default=0.0)
+        self.crowd = max((group.answers.crowd for group in ready), default=0.0)
         self.gives_way = all(
             not g.is_validated and (g.leaves or g.state in (WorkerState.ASLEEP, WorkerState.READY)) for g in groups
         )
@@ -333,7 +333,7 @@ class Lineup:
         host, first, faced = self._host, rivals.first, None
         if first.is_placed and not host.fixed:
             there = host.ledger.changes_of(first.gpus) + host.ledger.changes_of(_HOST_RAM)
-            gaps = host.gaps_noted if rivals.blockers.go_by_all_gaps else 0
+            gaps = host.leases.gaps_noted if rivals.blockers.go_by_all_gaps else 0
             as_of = host.second, host.learned, self.keep_turns, self.wait_target
             faced = first, first.gpus, first.changes, there, rivals.is_free, gaps, as_of
         if faced is None or rivals.faced != faced:
@@ -390,7 +390,7 @@ class Lineup:
         return Blockers(evictions, self._usual_gap if self.keep_turns else None, self.wait_target)
 
     def _usual_gap(self, group: Group) -> float | None:
-        return policy.usual_gap(group.gaps or self._host.gaps)
+        return policy.usual_gap(group.gaps or self._host.leases.gaps)
 
     def sleepers(self) -> list[Rivals]:
         """Return those who sleep, and could be started anew on other GPUs."""

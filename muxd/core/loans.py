@@ -144,7 +144,7 @@ class Loans:
 
     def _preempt(self, loan: Loan) -> Iterator[Command]:
         wanted = loan.terms.is_preemptible and loan.is_granted and not loan.is_recalled
-        waiting = next((g for g in self._host.wanted.values() if wanted and self.keeps_off(g) is loan), None)
+        waiting = next((g for g in self._host.leases.wanted.values() if wanted and self.keeps_off(g) is loan), None)
         if waiting is not None:
             loan.is_recalled = True
             yield RecallLoan(loan.number, f"a request waits for {waiting.name}")

@@ -7,6 +7,7 @@ them: it is about the GPU, not about one group, and lives in `switching`.
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from . import replicas
 from .commands import (
     AnswerUnload,
     Command,
@@ -181,7 +182,7 @@ class Orders:
         if is_resized and group.validation is not None:
             yield from self.fail(group, "superseded", _MESSAGES[Verb.RECONFIGURE].format(group.name))
         if is_resized or any(worker.retired for worker in group.members):
-            yield from self.host.resize(group, spec)
+            yield from replicas.reconfigure(self.host, group, spec)
         else:
             self.host.update(group, spec)
         group.is_router_changed = group.is_router_changed or is_router_changed
@@ -216,7 +217,7 @@ class Orders:
         for group in in_configured_order(concerned.values()):
             if group.is_down:
                 yield from self._renew(group)
-            yield from (RemoveWorker(name) for name in self.host.dismiss(group))
+            yield from (RemoveWorker(name) for name in replicas.dismiss(self.host, group))
             yield from self._renew_router(group)
             yield from self._advance(group)
 
@@ -297,9 +298,9 @@ class Orders:
         if group.granted and not order.killed:
             order.killed, group.drain_deadline = True, self.host.now + group.spec.drain_timeout
             group.drained_for = (_reason(order), message)
-            yield from self.host.revoke_all(group, *group.drained_for, group.drain_deadline)
+            yield from self.host.leases.revoke_all(group, *group.drained_for, group.drain_deadline)
         if group.state is WorkerState.READY:
-            yield from self.host.end_overdue(group)
+            yield from self.host.leases.end_overdue(group)
         if not group.granted and group.router.state in RUNNING:
             yield from self.host.stop_worker(group.router, message, kill=False)
 
@@ -363,7 +364,7 @@ class Orders:
         level = group.sleep_level if order.level is None else order.level
         if group.state in AT_REST and group.sleeps_at(level):
             if order.verb is Verb.SCALE and len(group.enlisted) > group.least:
-                yield from self.host.let_spare(group, group.enlisted[group.least :], _message(group, order))
+                yield from replicas.let_spare(self.host, group, group.enlisted[group.least :], _message(group, order))
             yield from self._finish(group)
         elif group.state in (WorkerState.ASLEEP, WorkerState.FALLING_ASLEEP):
             yield from self.host.deepen(group, level, _message(group, order))
@@ -371,7 +372,7 @@ class Orders:
             yield from self._drain(group, order)
         if group.state is WorkerState.DRAINING:
             yield from self._hurry_drain(group, order)
-            yield from self.host.end_overdue(group)
+            yield from self.host.leases.end_overdue(group)
             if not group.granted:
                 yield from self.host.deactivate(group, level)
 
@@ -382,7 +383,7 @@ class Orders:
             yield from self._drain(group, order)
         if group.state is WorkerState.DRAINING:
             yield from self._hurry_drain(group, order)
-            yield from self.host.end_overdue(group)
+            yield from self.host.leases.end_overdue(group)
             if not group.granted:
                 yield from self.host.stop(group, message, kill=False)
         elif group.state in (WorkerState.STARTING, WorkerState.WAKING, WorkerState.ASLEEP, WorkerState.STANDBY):
@@ -397,7 +398,7 @@ class Orders:
         """Let a drain that has begun end at once, where the order says so."""
         if order.now and group.drain_deadline > self.host.now:
             group.drain_deadline = self.host.now
-            yield from self.host.revoke_all(group, _reason(order), _message(group, order), self.host.now)
+            yield from self.host.leases.revoke_all(group, _reason(order), _message(group, order), self.host.now)
 
     def _drain(self, group: Group, order: Order) -> Iterator[Command]:
         deadline = self.host.now if order.now else self.host.now + group.spec.drain_timeout

@@ -243,7 +243,7 @@ def _until_drained(group: Group, by_average: float | None, at_most: float, after
     """
     if group.idle:
         return 0.0
-    usual = group.usual_answer
+    usual = group.answers.usual
     left = by_average if usual is None else likeliest_drain(group.in_flight, usual, after)
     if left is not None and (long := group.long_left(now)) is not None:
         left = max(left, long)

@@ -2,7 +2,7 @@
 
 A group has a worker for each replica that it may ever have.  Those that it does without for now are *spare*: they are
 off their GPUs, or on their way.  One that serves and becomes spare is told to the router first, and finishes what it
-has (`HostState.tend_spare`); it sleeps as a model does, so that it is back as soon.
+has (`replicas.tend_spare`); it sleeps as a model does, so that it is back as soon.
 
 More replicas come once the load has asked for them for a while, where there is room: nobody leaves for them, unlike for
 the first one, which comes by a switch.  Fewer stay once they would have done for a longer while, by a load that is
@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, inf
 
+from . import replicas
 from .commands import Command, RecordScale
 from .group import LOST, Group
-from .host_state import END_GRACE, HostState
+from .host_state import HostState
+from .leases import END_GRACE
 from .ledger import GpuId
 from .orders import Orders
 from .spec import Scaling
@@ -94,7 +96,7 @@ class Scaler:
         for group in self._host.scalable:
             if group.spec.scaling is not None:
                 yield from self._follow_load(group, group.spec.scaling)
-            yield from self._host.tend_spare(group)
+            yield from replicas.tend_spare(self._host, group)
             for worker in group.spares:
                 if worker.state is WorkerState.DRAINING:
                     late = worker.drain_deadline + END_GRACE * (self._host.now >= worker.drain_deadline)
@@ -131,7 +133,7 @@ class Scaler:
             if is_at_rest and group.order is None and not group.is_target and len(group.enlisted) > group.at_first:
                 surplus = group.enlisted[group.at_first :]
                 why = f"off its GPUs, it begins anew with {group.at_first}"
-                yield from self._host.let_spare(group, surplus, why)
+                yield from replicas.let_spare(self._host, group, surplus, why)
             return
         asks_more, asks_fewer, *_ = self._asks(group, scaling, watch)
         watch.above = min(watch.above, self._host.now) if asks_more else inf
@@ -174,7 +176,7 @@ class Scaler:
         coming = self._host.placement.with_room(spares_in_order(group), self._off_limits(group))[: wanted - size]
         if coming:
             watch.above = inf
-            yield from self._host.enlist(group, coming, why)
+            yield from replicas.enlist(self._host, group, coming, why)
             yield from self._host.complete(group)
         lacks = self._host.placement.lack_of_room(group, wanted) if size + len(coming) < wanted else ""
         if lacks and lacks != watch.lacks:
@@ -205,7 +207,7 @@ class Scaler:
             self._orders.send_to_rest(group, f"{group.name} is scaled to 0: {why}")
             return
         why = f"{need} would have done {since}"
-        yield from self._host.let_spare(group, dispensable(group, size - need), why)
+        yield from replicas.let_spare(self._host, group, dispensable(group, size - need), why)
 
 
 def _load(group: Group) -> int:

@@ -5,11 +5,10 @@ Then `_settle` draws the conclusions: grants, switches, shutdown, and the timer 
 next look.  Owned by one task; synchronous; no I/O.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 
-from msgspec.structs import replace
-
+from . import adoption, replicas
 from .commands import (
     AnswerUnload,
     Command,
@@ -28,7 +27,6 @@ from .commands import (
 )
 from .events import (
     ActivationFailed,
-    AdoptedWorker,
     DemandReported,
     Event,
     Failure,
@@ -79,8 +77,8 @@ from .orders import Orders, why_not_to_level, why_not_to_validate
 from .placement import why_kept_out
 from .prefetching import Prefetching
 from .scaling import Scaler, dispensable, spares_in_order, why_not_to_scale
-from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role, Troubles
-from .standby import Standbys
+from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role
+from .standby import Standbys, prepared
 from .states import AT_REST, DOWN, UP, WorkerState
 from .switching import OperatorSwitch, Switching
 from .worker import PORT_TAKEN, PendingFailure, Worker
@@ -112,13 +110,14 @@ class Scheduler:
     ) -> None:
         self.host = HostState(specs)
         self._placement = self.host.placement
+        self._leases = self.host.leases
         self.switching = Switching(self.host, wait_target, keep_turns=keep_turns, default=default)
         self.switching.lineup.batch_max_wait = batch_max_wait
         self._orders = Orders(self.host, self.switching)
         self.scaler = Scaler(self.host, self.switching, self._orders)
         self.loans = Loans(self.host, self._orders, self.switching)
         self._prefetching = Prefetching(self.host, self.switching)
-        self._standbys = Standbys(self.host, self.switching)
+        self._standbys = Standbys(self.host, self.switching.is_to_be_preloaded)
         self.idling = Idling(self.host, self._orders, self.switching.is_default)
         self._shutdown_deadline: float | None = None
         self._timer: float | None = None
@@ -129,10 +128,9 @@ class Scheduler:
 
     def handle(self, event: Event) -> list[Command]:
         self.host.now = max(self.host.now, event.time)
-        if isinstance(event, DemandReported) and event.lease in self.host.leases:
-            group = self.host.groups[self.host.leases[event.lease].group]
+        if isinstance(event, DemandReported) and (group := self._leases.group_of(event.lease)) is not None:
             before = group.use
-            self.host.report(event)
+            self._leases.report(group, event)
             if before == group.use and self._leaves_all_as_it_is(group):
                 return self._hasten_timer()
         commands = [*self._take_in(event)]
@@ -160,34 +158,16 @@ class Scheduler:
 
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
-            case Started(_, stopped_by_operator, learned, troubles, adopted, held, scaled, loans):
-                for group in self.host.groups.values():
-                    self.host.touch(group)
-                    group.since = self.host.now
-                    group.stopped_by_operator = group.name in stopped_by_operator
-                    for worker in group.members:
-                        worker.since = self.host.now
-                        worker.reason = "an operator stopped it" if group.stopped_by_operator else ""
-                for name in learned.keys() & self.host.workers.keys():
-                    self.host.workers[name].recall(learned[name])
-                yield from self._recall_troubles(troubles, {found.worker for found in adopted})
-                for name in held.keys() & self.host.groups.keys():
-                    yield from self.idling.hold(self.host.groups[name], held[name])
-                self.loans.recall(loans)
-                self._plan_preload(self.host.groups.values())
-                awake = {found.worker for found in adopted if found.level is None and not found.waits}
-                for name in scaled.keys() & self.host.groups.keys():
-                    self.host.resume_size(self.host.groups[name], scaled[name], awake)
-                yield from self._adopt(adopted)
-                self.host.is_started = True
+            case Started():
+                yield from self._started(event)
             case LeaseReclaimed():
                 yield from self._lease_reclaimed(event)
             case LeaseAsked():
                 yield from self._lease_asked(event)
             case DemandReported():
-                self.host.report(event)
+                pass  # it was taken in first, as it may change nothing
             case LeaseEnded(_, lease):
-                self.host.forget(lease)
+                self._leases.forget(lease)
             case SwitchAsked(_, ticket, name) | HoldAsked(_, ticket, name) | OrderGiven(_, ticket, name) if (
                 name not in self.host.groups
             ):
@@ -256,6 +236,17 @@ class Scheduler:
             case _ if event.worker in self.host.workers:
                 yield from self._worker_changed(event, self.host.workers[event.worker])
 
+    def _started(self, event: Started) -> Iterator[Command]:
+        """Take in what an earlier muxd has left."""
+        yield from adoption.recall(self.host, event)
+        for name in event.held.keys() & self.host.groups.keys():
+            yield from self.idling.hold(self.host.groups[name], event.held[name])
+        self.loans.recall(event.loans)
+        yield from adoption.take_over(self.host, event)
+        came = {self.host.workers[found.worker].group for found in event.adopted if not found.waits}
+        self._plan_preload(group for name, group in self.host.groups.items() if name not in came)
+        self.host.is_started = True
+
     def _plan_preload(self, groups: Iterable[Group]) -> None:
         self.switching.preload += [w.name for w in groups if w.spec.preload and not w.stopped_by_operator]
 
@@ -267,27 +258,6 @@ class Scheduler:
         yield from self._orders.reconfigure(event.specs, event.changed, event.routers)
         self._plan_preload(w for name, w in self.host.groups.items() if name not in known)
 
-    def _recall_troubles(self, troubles: Mapping[str, Troubles], adopted: Collection[str]) -> Iterator[Command]:
-        """Go on with what went wrong with workers; one that lives, or was stopped, waits for no other start."""
-        for name in troubles.keys() & self.host.workers.keys():
-            worker = self.host.workers[name]
-            group = self.host.groups[worker.group]
-            is_over = name in adopted or group.stopped_by_operator
-            yield from self.host.recall_troubles(
-                worker, replace(troubles[name], waits="") if is_over else troubles[name]
-            )
-
-    def _adopt(self, adopted: Iterable[AdoptedWorker]) -> Iterator[Command]:
-        """Take in what an earlier muxd has left; one for which there is no room any more is ended."""
-        by_group: dict[str, list[AdoptedWorker]] = {}
-        for found in adopted:
-            by_group.setdefault(self.host.workers[found.worker].group, []).append(found)
-        for name, members in by_group.items():
-            yield from self.host.adopt(self.host.groups[name], members)
-        waiting = {found.worker for found in adopted if found.waits}  # those that are to be loaded still are
-        came = by_group.keys() - waiting
-        self.switching.preload = [name for name in self.switching.preload if name not in came]
-
     def _lease_reclaimed(self, claimed: LeaseReclaimed) -> Iterator[Command]:
         """Take a lease of an earlier muxd for granted; the model may already drain for another one, or for a stop."""
         group = self.host.groups.get(claimed.group)
@@ -295,7 +265,7 @@ class Scheduler:
         if group is None or not serves or group.url != claimed.url:
             yield EndLease(claimed.lease)
             return
-        yield from self.host.grant_again(claimed.lease, group, claimed.in_flight, claimed.waiting)
+        yield from self._leases.grant_again(claimed.lease, group, claimed.in_flight, claimed.waiting)
         if group.state is WorkerState.DRAINING:
             yield RevokeLease(claimed.lease, *group.drained_for, group.drain_deadline)
 
@@ -303,7 +273,7 @@ class Scheduler:
         group = self.host.groups.get(asked.group)
         refusal = self._refusal(group) if group is not None else _not_configured(asked.group)
         if group is not None and refusal is None:
-            self.host.ask(asked.lease, group, asked.waiting)
+            self._leases.ask(asked.lease, group, asked.waiting)
         elif refusal is not None:
             yield FailLease(asked.lease, *refusal)
 
@@ -381,11 +351,11 @@ class Scheduler:
             yield RecordScale(group.name, size if group.state is WorkerState.READY else 0, 0, ordered)
         elif wanted > size:
             coming = self._placement.with_room(spares, self.host.lent)
-            yield from self.host.enlist(group, coming[: wanted - size], ordered)
+            yield from replicas.enlist(self.host, group, coming[: wanted - size], ordered)
             if group.stays_up:
                 yield from self.host.complete(group)
         elif wanted < size:
-            yield from self.host.let_spare(group, dispensable(group, size - wanted), ordered)
+            yield from replicas.let_spare(self.host, group, dispensable(group, size - wanted), ordered)
 
     def _too_many(self, group: Group, wanted: int, spares: Sequence[Worker]) -> str:
         """Return why there is no room for so many replicas of the group, and for how many there is; else ""."""
@@ -421,7 +391,7 @@ class Scheduler:
                 self.host.ledger.keep(worker.name, worker.holding_asleep(worker.level))
                 yield from self.host.move(worker, WorkerState.ASLEEP)
             case StandbyPrepared(_, _, size) if worker.state is WorkerState.STANDBY:
-                self.host.prepared(worker, size)
+                prepared(self.host, worker, size)
             case ActivationFailed(_, _, reason, code) if worker.state is WorkerState.STARTING:
                 why = f"its process at the gate did not go on: {reason}"
                 worker.pending_failure = PendingFailure(why, counts=False, code=code)
@@ -497,8 +467,8 @@ class Scheduler:
         group = self.host.groups[worker.group]
         is_waited_for = worker.spec.role is Role.PREFILL and worker.state in (WorkerState.READY, WorkerState.DRAINING)
         if is_waited_for or not group.carries(but=worker):  # who decodes would wait for its prompts for ever
-            yield from self.host.revoke_all(group, code, f"the worker of {worker.name} {message}", self.host.now)
-            yield from self.host.end_all(group)
+            yield from self._leases.revoke_all(group, code, f"the worker of {worker.name} {message}", self.host.now)
+            yield from self._leases.end_all(group)
         yield from self.host.move(worker, to, why)
 
     def _router_synced(self, group: Group, urls: tuple[str, ...]) -> Iterator[Command]:
@@ -507,8 +477,8 @@ class Scheduler:
         yield from self.host.derive(group)
         if not group.carries():
             message = f"the router of {group.name} knows no worker that answers"
-            yield from self.host.revoke_all(group, "worker_exited", message, self.host.now)
-            yield from self.host.end_all(group)
+            yield from self._leases.revoke_all(group, "worker_exited", message, self.host.now)
+            yield from self._leases.end_all(group)
 
     # What cannot be had
 
@@ -575,7 +545,7 @@ class Scheduler:
             if is_started and group.state is not WorkerState.STUCK:
                 yield from self._orders.fail(group, refusal[0], refusal[1])
             for lease in list(group.waiting):
-                self.host.forget(lease)
+                self._leases.forget(lease)
                 yield FailLease(lease, *refusal)
             if wished:
                 yield from self._end_wish(refusal[0], refusal[1])
@@ -601,7 +571,7 @@ class Scheduler:
             elif group.state is WorkerState.DRAINING:
                 group.drain_deadline = min(group.drain_deadline, self._shutdown_deadline)
                 group.drained_for = ("shutdown", "muxd is shutting down")
-                yield from self.host.revoke_all(group, "shutdown", "muxd is shutting down", group.drain_deadline)
+                yield from self._leases.revoke_all(group, "shutdown", "muxd is shutting down", group.drain_deadline)
             else:
                 if not first:
                     yield from self.host.hurry(group)
@@ -610,7 +580,7 @@ class Scheduler:
     def _settle_shutdown(self) -> Iterator[Command]:
         for group in self.host.groups.values():
             if group.state is WorkerState.DRAINING:
-                yield from self.host.end_overdue(group)
+                yield from self._leases.end_overdue(group)
                 if not group.granted:
                     yield from self.host.stop(group, "muxd is shutting down", kill=self._hurried)
             else:
@@ -669,7 +639,7 @@ class Scheduler:
                 continue  # its validation goes on, or begins now
             if group.is_cut_off:
                 continue
-            yield from self.host.grant_all(group)
+            yield from self._leases.grant_all(group)
             if operator_switch is not None and operator_switch.group == group.name:
                 self.switching.operator_switch = None
                 for ticket in operator_switch.tickets:

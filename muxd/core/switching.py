@@ -37,10 +37,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
+from . import replicas, standby
 from .clearing import Eviction
 from .commands import Cause, Command, Comparison, RecordSwitch
 from .group import Group
-from .host_state import END_GRACE, HostState
+from .host_state import HostState
+from .leases import END_GRACE
 from .ledger import GpuId
 from .lineup import AT_ONCE, NOBODY, Blockers, Lineup, waits
 from .spec import NO_DEFAULT, DefaultGroup
@@ -204,7 +206,7 @@ class Switching:
                     kept.setdefault(worker.group, []).append(worker)
             for group, workers in ((self.host.groups[name], workers) for name, workers in kept.items()):
                 if group.is_fixed and group.is_pinned:
-                    yield from self.host.enlist(group, workers, f"{group.name} is held")
+                    yield from replicas.enlist(self.host, group, workers, f"{group.name} is held")
 
     def _finish(self) -> None:
         """Forget the switches that are over: the target is ready or has failed, or what is in its way is stuck."""
@@ -252,7 +254,7 @@ class Switching:
         if self._placement.lacks_host_ram(target):
             if any(self._placement.gives_host_ram(victim) for victim in self._remaining(switch)):
                 return
-            if waiting := self.host.end_standbys(target):
+            if waiting := standby.in_the_way(self.host, target):
                 for worker in waiting:
                     if worker.state is WorkerState.STANDBY:
                         yield from self.host.stop_worker(worker, f"its host RAM goes to {target.name}", kill=True)
@@ -264,7 +266,7 @@ class Switching:
         """Let it leave once it is drained; a sleeper goes deeper."""
         group, level = victim
         if group.state is WorkerState.DRAINING:
-            yield from self.host.end_overdue(group)
+            yield from self.host.leases.end_overdue(group)
             if not group.granted:
                 yield from self.host.deactivate(group, level)
         elif group.state in (WorkerState.ASLEEP, WorkerState.FALLING_ASLEEP):
@@ -404,6 +406,9 @@ class Switching:
     def is_default(self, group: Group) -> bool:
         return group.name == self.default.name
 
+    def is_to_be_preloaded(self, group: Group) -> bool:
+        return group.name in self.preload
+
     def _comes_back(self, group: Group) -> bool:
         """Say whether the default group comes now, as nothing else is wanted; else note when to look again."""
         at_rest = group.state in (WorkerState.UNLOADED, WorkerState.STANDBY, WorkerState.ASLEEP) and group.order is None
@@ -411,7 +416,8 @@ class Switching:
             return False
         if self._placement.never_loads(group) or not self._placement.place(group) or self._placement.is_kept_off(group):
             return False
-        if any(waits(other) and not other.may_be_on.isdisjoint(group.gpus) for other in self.host.wanted.values()):
+        wanted = self.host.leases.wanted.values()
+        if any(waits(other) and not other.may_be_on.isdisjoint(group.gpus) for other in wanted):
             return False
         awake = [each.group for each in self._placement.evictions(group) if each.group.state is WorkerState.READY]
         if any(other.in_use for other in awake):
@@ -483,7 +489,7 @@ class Switching:
         """Note that nobody returned to an idle group for as long as it was kept from the one that comes."""
         since = leaving.group.idle_since
         if since is not None and since < self.lineup.kept_until(leaving, group) <= self.host.now + AT_ONCE:
-            self.host.note_gap(leaving.group, inf)
+            self.host.leases.note_gap(leaving.group, inf)
 
     def is_measured(self, group: Group) -> bool:
         """Say whether all that its turn is reckoned from was measured on this host, none of it guessed."""
@@ -505,7 +511,7 @@ class Switching:
         yield self._told(switch, group, cause, compared)
         for name, workers in spared.items():
             message = f"{name} gives way to {group.name} with these alone"
-            yield from self.host.let_spare(self.host.groups[name], workers, message)
+            yield from replicas.let_spare(self.host, self.host.groups[name], workers, message)
         for blocker in blockers:
             active = blocker.group
             if active.state is WorkerState.READY:

@@ -209,7 +209,7 @@ class Validations:
             message = f"{group.name} is validated by an operator"
             yield from self._host.drain(group, Verb.VALIDATE, message, self._host.now + group.spec.drain_timeout)
         if group.state is WorkerState.DRAINING:
-            yield from self._host.end_overdue(group)
+            yield from self._host.leases.end_overdue(group)
 
     def _ask(self, group: Group, validation: Validation, moment: Moment) -> Iterator[Command]:
         """Have those workers measured that are where they should be."""

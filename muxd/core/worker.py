@@ -231,6 +231,13 @@ class Worker:
         self.is_drain_watched = self.is_drained = False
 
     @property
+    def cause(self) -> str:
+        """Return the code of why the worker is being ended or has failed; "" for no reason that anybody knows."""
+        if self.pending_failure is not None:
+            return self.pending_failure.code
+        return self.ended_code if self.state in (WorkerState.BACKOFF, WorkerState.FAILED) else ""
+
+    @property
     def is_down(self) -> bool:
         """Say whether the worker has no process."""
         return self.state in DOWN

@@ -343,7 +343,7 @@ class Observed:
         self._deciding: dict[str, float] = {}
         self._prepared: dict[str, float] = {}  # when such a process was begun
         self._demands: dict[int, _Demand] = {}
-        for number, lease in scheduler.host.leases.items():
+        for number, lease in scheduler.host.leases.all.items():
             demand = self._demands[number] = _Demand(lease.group)
             self._report(demand, self.began, lease.in_flight + lease.count)
             if number in scheduler.host.groups[lease.group].granted:

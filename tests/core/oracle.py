@@ -380,7 +380,7 @@ class Oracle:
                 is_up = group.state in (WorkerState.STARTING, WorkerState.WAKING, WorkerState.READY)
                 is_up = is_up or (group.is_pinned and group.state is WorkerState.BACKOFF)
                 assert is_up or not host.ledger.is_awake(worker.name), f"{worker.name} is gone and has a claim"
-        assert set(host.leases) == set(self.leases), "a lease is known to one side only"
+        assert set(host.leases.all) == set(self.leases), "a lease is known to one side only"
         assert {n for n, s in self.leases.items() if s == "waiting"} == {
             n for g in host.groups.values() for n in g.waiting
         }

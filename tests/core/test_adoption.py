@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from muxd.core.adoption import ADOPTED
 from muxd.core.commands import (
     EndLease,
     FailLease,
@@ -30,7 +31,6 @@ from muxd.core.events import (
     WorkerExited,
     WorkerReady,
 )
-from muxd.core.host_state import ADOPTED
 from muxd.core.spec import DefaultGroup, GroupSpec, Troubles
 from muxd.core.states import WorkerState
 

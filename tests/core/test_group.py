@@ -1,7 +1,8 @@
 from math import inf
 
 from muxd.core.events import Waiting
-from muxd.core.group import Group, Lease
+from muxd.core.group import Group
+from muxd.core.lease import Lease
 from muxd.core.states import WorkerState
 
 from .playbook import replicas

@@ -160,21 +160,21 @@ def test_answers_usually_take_what_all_processes_of_the_proxy_say_each_by_what_i
     book = play(both_measured(), SwitchAsked(35, 9, "a"), LeaseEnded(36, 2), WorkerAsleep(38, "b"))
     play(book, WorkerReady(39, "a", "http://a"), LeaseAsked(40, 4, "a"), LeaseAsked(40, 5, "a"), LeaseAsked(40, 6, "a"))
     play(book, DemandReported(41, 4, 6, usual=4.0))
-    assert book.group("a").usual == 4.0
+    assert book.group("a").answers.told == 4.0
     play(book, DemandReported(42, 5, 2, usual=12.0), DemandReported(42, 6, 0))
-    assert book.group("a").usual == 6.0
+    assert book.group("a").answers.told == 6.0
     play(book, DemandReported(43, 4, 6, usual=4.0))
-    assert book.group("a").usual == 6.0
+    assert book.group("a").answers.told == 6.0
     play(book, DemandReported(44, 6, 0, usual=15.0))
-    assert book.group("a").usual == 7.0, "an idle one counts as if it had one in flight"
+    assert book.group("a").answers.told == 7.0, "an idle one counts as if it had one in flight"
     play(book, LeaseEnded(45, 6), DemandReported(46, 5, 2, usual=12.0))
-    assert book.group("a").usual == 6.0
+    assert book.group("a").answers.told == 6.0
 
 
 def test_an_answer_that_takes_longer_than_all_before_is_one_like_the_others():
     group = both_measured().group("b")
-    group.usual = 4.0
-    group.note_ended(0.0, 30.0)
+    group.answers.usual = group.answers.told = 4.0
+    group.answers.note_ended(30.0)
     group.oldest_since = 100.0
     assert group.long_left(105.0) is None, "it is not long yet"
     assert group.long_left(120.0) == 10.0

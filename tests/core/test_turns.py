@@ -113,7 +113,7 @@ def test_the_bound_of_who_waits_ends_the_turn_of_an_idle_model():
 def test_who_waits_for_one_that_many_use_waits_longer_the_fewer_they_are(waiting, target):
     """Many are in flight when it gives way: thirty times those beyond a few are six times 52."""
     book = agents() >> DemandReported(313, 2, 40)
-    book.group("a").crowd = 5 + 6 * 52 / 30
+    book.group("a").answers.crowd = 5 + 6 * 52 / 30
     book.worker("a").costs[WorkerState.DRAINING, None].learn(10.0)
     book >> LeaseAsked(313.5, 3, "b", (Waiting(waiting, 0.0),))
     assert book.timer == 313.5 + target - 10
@@ -149,7 +149,7 @@ def test_a_quiet_model_gives_way_before_the_other_one_is_due():
     book = one_answer(314)
     assert book.timer == pytest.approx(324.4, abs=0.1), "two fifths of 26 s"
     assert book >> TimerFired(324.5) << revoked(324.5)
-    assert book.group("a").crowd == 0, "that it was quiet says nothing of how many are usually in flight"
+    assert book.group("a").answers.crowd == 0, "that it was quiet says nothing of how many are usually in flight"
 
 
 def test_a_model_is_not_quiet_with_several_answers_or_one_that_takes_long_already_or_for_batch():
@@ -161,7 +161,7 @@ def test_a_model_is_not_quiet_with_several_answers_or_one_that_takes_long_alread
 def test_a_drain_is_expected_to_take_as_long_as_answers_do_where_none_was_measured():
     book = agents() >> DemandReported(313, 2, 3, oldest=1.0, usual=20.0)
     assert book.group("a").known_drain == pytest.approx(20, rel=0.01)
-    book.group("a").crowd = 4.0
+    book.group("a").answers.crowd = 4.0
     assert book.group("a").known_drain == pytest.approx(20 * (1 + 1 / 2 + 1 / 3 + 1 / 4), rel=0.01)
     book.worker("a").costs[WorkerState.DRAINING, None].learn(100.0)
     assert book.group("a").known_drain == 100
@@ -169,7 +169,7 @@ def test_a_drain_is_expected_to_take_as_long_as_answers_do_where_none_was_measur
 
 def test_how_many_are_in_flight_when_it_gives_way_is_learned():
     book = agents() >> DemandReported(313, 2, 40) >> SwitchAsked(314, 9, "b")
-    assert book.group("a").crowd == 40
+    assert book.group("a").answers.crowd == 40
 
 
 def test_it_can_be_turned_off():
