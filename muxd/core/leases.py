@@ -150,10 +150,14 @@ class Leases:
     def end_overdue(self, group: Group) -> Iterator[Command]:
         """Take away leases that were not let go, once the drain's deadline is well over."""
         if group.granted and self._host.now >= group.drain_deadline + END_GRACE:
-            yield from self.end_all(group)
+            yield from self._end_all(group)
 
-    def end_all(self, group: Group) -> Iterator[Command]:
-        """Take every granted lease away, whether its holder has let go or not."""
+    def cut_off(self, group: Group, code: str, message: str) -> Iterator[Command]:
+        """Take every granted lease away at once, and tell their holders why: nothing carries their requests."""
+        yield from self.revoke_all(group, code, message, self._host.now)
+        yield from self._end_all(group)
+
+    def _end_all(self, group: Group) -> Iterator[Command]:
         for lease in list(group.granted):
             self.forget(lease)
             yield EndLease(lease)

@@ -10,12 +10,13 @@ well below what would bring the last one back.  A group that may have none, and 
 what is asked of it then waits, as for any model, and brings it back with as many as at first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
 from . import replicas
-from .commands import Command, RecordScale
+from .commands import Command, FailOrder, RecordScale
+from .events import OrderGiven, Verb
 from .group import LOST, Group
 from .host_state import HostState
 from .leases import END_GRACE
@@ -101,6 +102,42 @@ class Scaler:
                 if worker.state is WorkerState.DRAINING:
                     late = worker.drain_deadline + END_GRACE * (self._host.now >= worker.drain_deadline)
                     self.next_decision = min(self.next_decision, late if late > self._host.now else inf)
+
+    def order(self, order: OrderGiven, group: Group) -> Iterator[Command]:
+        """Let so many replicas serve, where there is room for them: nobody leaves for them."""
+        wanted, size, ticket = order.replicas, len(group.enlisted), order.ticket
+        if why := why_not_to_scale(group, wanted):
+            yield FailOrder(ticket, "scale_refused", why)
+            return
+        if group.pending_spec is not None or group.validation is not None:
+            why = "a new configuration of it is about to hold" if group.pending_spec is not None else "it is validated"
+            yield FailOrder(ticket, "superseded", f"{group.name} cannot be scaled now: {why}; scale it after that")
+            return
+        spares = spares_in_order(group)
+        if wanted > 0 and (why := self._too_many(group, wanted, spares)):
+            yield FailOrder(ticket, "no_room", why)
+            return
+        yield from self._orders.give(group, Verb.SCALE, ticket, now=order.now, replicas=wanted)
+        ordered = "an operator ordered it"
+        if wanted == 0:
+            yield RecordScale(group.name, size if group.state is WorkerState.READY else 0, 0, ordered)
+        elif wanted > size:
+            coming = self._host.placement.with_room(spares, self._host.lent)
+            yield from replicas.enlist(self._host, group, coming[: wanted - size], ordered)
+            if group.stays_up:
+                yield from self._host.complete(group)
+        elif wanted < size:
+            yield from replicas.let_spare(self._host, group, dispensable(group, size - wanted), ordered)
+
+    def _too_many(self, group: Group, wanted: int, spares: Sequence[Worker]) -> str:
+        """Return why there is no room for so many replicas of the group, and for how many there is; else ""."""
+        there = [worker for worker in group.enlisted if self._host.ledger.is_awake(worker.name)]
+        others = [worker for worker in group.enlisted if worker not in there]
+        fit = len(there) + len(self._host.placement.with_room([*others, *spares], self._host.lent))
+        if fit >= wanted:
+            return ""
+        lacks = self._host.placement.lack_of_room(group, wanted)
+        return f"{fit} of {wanted} replicas of {group.name} fit now; {lacks}; ask for fewer, or make room"
 
     def stop_deciding(self) -> None:
         """Look at nothing any more, as muxd shuts down."""

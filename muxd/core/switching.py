@@ -39,7 +39,7 @@ from math import inf
 
 from . import replicas, standby
 from .clearing import Eviction
-from .commands import Cause, Command, Comparison, RecordSwitch
+from .commands import Cause, Command, Comparison, FailSwitch, FinishSwitch, RecordSwitch
 from .group import Group
 from .host_state import HostState
 from .leases import END_GRACE
@@ -348,6 +348,18 @@ class Switching:
     def is_wished(self, group: Group) -> bool:
         """Say whether an operator's switch to the group is open."""
         return self.operator_switch is not None and self.operator_switch.group == group.name
+
+    def finish_wish(self, url: str) -> Iterator[Command]:
+        """Tell those who wait for an operator's switch that its group is ready, at this address."""
+        yield from (FinishSwitch(ticket, url) for ticket in self._end_wish())
+
+    def fail_wish(self, code: str, message: str) -> Iterator[Command]:
+        """End an operator's switch that cannot be, if one is open."""
+        yield from (FailSwitch(ticket, code, message) for ticket in self._end_wish())
+
+    def _end_wish(self) -> list[int]:
+        operator_switch, self.operator_switch = self.operator_switch, None
+        return operator_switch.tickets if operator_switch is not None else []
 
     def is_called(self, group: Group) -> bool:
         """Say whether an operator wants the group on its GPUs now: by a switch, or to validate it."""
