@@ -180,6 +180,8 @@ class ProxiedRequest:
 
     @property
     def record(self) -> RequestRecord:
+        if self.flow is not None:
+            self.flow.settle()
         return self._record
 
     @property
@@ -411,7 +413,9 @@ class ProxiedRequest:
                 now, meter, record = monotonic(), self._lease.meter, self._record
                 record.first_byte = now - record.arrived
                 meter.first_byte(record.first_byte)
-                self.flow = EventFlow(self._client, record, meter.gaps, self._usage, self._reframer, now)
+                if self._upstream is not None:
+                    gaps, usage, reframer = meter.gaps, self._usage, self._reframer
+                    self.flow = EventFlow(self._client, self._upstream, record, gaps, usage, reframer, now)
         return data
 
     def on_complete(self, keep_alive: bool) -> None:
@@ -547,6 +551,8 @@ class ProxiedRequest:
         if self.state is _QUEUED:
             self.waited(monotonic() - self.since)
         self.state = _DONE
+        if self.flow is not None:
+            self.flow.settle()
         self._drop_body()
         self._lease.release(self, self._grant)
         if self.unloads:

@@ -20,12 +20,12 @@ class Connection:
     closed while its own caller still runs.
     """
 
-    __slots__ = ("_written", "closed", "deadline", "error", "outbox", "reactor", "sock")
+    __slots__ = ("closed", "deadline", "error", "outbox", "reactor", "sock", "unwritten")
 
     def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
         self.reactor = reactor
         self.sock = sock
-        self._written = b""  # bytes to be sent at the end of this turn
+        self.unwritten = b""  # bytes that `send` was given in this turn, to be sent at its end
         self.outbox: deque[memoryview] = deque()
         self.deadline = inf
         self.closed = False
@@ -61,10 +61,10 @@ class Connection:
                 self.outbox.append(memoryview(data))
             else:
                 self.relay(data)
-        elif self._written:
-            self._written += data
+        elif self.unwritten:
+            self.unwritten += data
         else:
-            self._written = data
+            self.unwritten = data
             self.reactor.unsent(self)
         return not self.outbox
 
@@ -73,49 +73,45 @@ class Connection:
 
         An event of a stream is so little work that to wait for the turn's end costs more than it saves.
         """
-        if self._written or self.outbox:
+        if self.unwritten or self.outbox:
             self.send(data)
             return
         try:
             sent = self.sock.send(data)
         except OSError as error:
-            self._keep_all(data, error)
+            self.keep(data, error)
         else:
             if sent < len(data):
-                self._keep(data, sent)
+                self.keep(memoryview(data)[sent:])
 
     def write(self) -> None:
         """Give the kernel what was sent in this turn; the reactor calls this at the turn's end.
 
         The first half is that of `relay`: a call of it would cost as much as all else here.
         """
-        data, self._written = self._written, b""
+        data, self.unwritten = self.unwritten, b""
         if data:  # then the outbox is empty
             try:
                 sent = self.sock.send(data)
             except OSError as error:
-                self._keep_all(data, error)
+                self.keep(data, error)
             else:
                 if sent < len(data):
-                    self._keep(data, sent)
+                    self.keep(memoryview(data)[sent:])
         if not self.outbox and not self.closed:
             self.on_sent()
 
-    def _keep(self, data: bytes, sent: int) -> None:
-        self.outbox.append(memoryview(data)[sent:])
-        self.on_kept()
-
-    def _keep_all(self, data: bytes, error: OSError) -> None:
+    def keep(self, data: bytes | memoryview, error: OSError | None = None) -> None:
         """Keep data that the kernel did not take, for now or, as the peer is gone, so that `unsent` counts it."""
-        if isinstance(error, BlockingIOError):
-            self._keep(data, 0)
+        self.outbox.append(memoryview(data))
+        if error is None or isinstance(error, BlockingIOError):
+            self.on_kept()
         else:
-            self.outbox.append(memoryview(data))
             self._on_send_error(error)
 
     def _write(self) -> None:
         """Give the kernel what was sent in this turn, before the turn's end."""
-        data, self._written = self._written, b""
+        data, self.unwritten = self.unwritten, b""
         if data:
             self.relay(data)
 
@@ -142,7 +138,7 @@ class Connection:
         self.reactor.again(self.on_lost)
 
     def unsent(self) -> int:
-        return len(self._written) + sum(map(len, self.outbox))
+        return len(self.unwritten) + sum(map(len, self.outbox))
 
     def unacknowledged(self) -> int:
         """Return the bytes that the kernel has and the peer has not acknowledged (TIOCOUTQ); 0 where unknown."""
@@ -155,7 +151,7 @@ class Connection:
         """Close the connection and drop what was not sent; do nothing where it is closed already."""
         if not self.closed:
             self.closed = True
-            self._written = b""
+            self.unwritten = b""
             self.deadline = inf
             self.outbox.clear()
             self.reactor.close(self.sock)

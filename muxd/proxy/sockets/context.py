@@ -1,5 +1,6 @@
 """Limits and counters that all client connections of a proxy share, and the interfaces to those who answer them."""
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -92,7 +93,11 @@ class Downstream(Protocol):
 
     def relay(self, data: bytes) -> None: ...
 
+    def keep(self, data: bytes | memoryview, error: OSError | None = None) -> None: ...
+
     address: str  # of the client
+    sock: socket.socket
+    unwritten: bytes
 
     def heed(self) -> None:
         """Take over the pending response's deadline, which has changed."""

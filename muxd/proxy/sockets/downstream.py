@@ -12,7 +12,6 @@ The connection's deadline belongs to its current state: the code that ends a sta
     IDLE, HEAD, BODY, LINGERING             that of the phase
 """
 
-import select
 import socket
 import struct
 from collections import deque
@@ -28,9 +27,8 @@ from muxd.proxy.answers import UNAVAILABLE, Refusal
 
 from .connection import Connection
 from .context import CompleteResponse, ConnectionContext, DeliveryReport, PendingResponse
-from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
+from .reactor import BROKEN, DATA, ENDED, READ_SIZE, READABLE, WRITABLE
 
-_DATA = select.EPOLLIN | select.EPOLLOUT  # the mask of an event that brings bytes and no end
 _READ_AT_ONCE = 16 * 1024  # bytes of a read between two requests; those of a body are larger
 _TURNS = 8  # reads in a row until other connections get their turn
 _PROBES = 2
@@ -104,7 +102,7 @@ class ClientConnection(Connection):
     # Called by the reactor
 
     def on_event(self, mask: int) -> None:
-        if mask == _DATA and not self.outbox:  # as nearly always
+        if mask == DATA and not self.outbox:  # as nearly always
             self._unread = True
             if self.pending is None:
                 self._reading = True
@@ -314,11 +312,11 @@ class ClientConnection(Connection):
             return
         self._advancing = True
         while self._backlog and self.pending is None and self.phase is not _LEAVING:
-            if self._written or self.outbox:  # the kernel has not all bytes yet
+            if self.unwritten or self.outbox:  # the kernel has not all bytes yet
                 break
             self._begin(self._backlog.popleft())
         self._advancing = False
-        if self.pending is None and not (self._written or self.outbox or self.closed):
+        if self.pending is None and not (self.unwritten or self.outbox or self.closed):
             if self.phase is _LEAVING:
                 self._linger()
             else:
@@ -355,7 +353,7 @@ class ClientConnection(Connection):
         # The connection of an HTTP/1.0 client is closed: to keep it open takes a header, which is not sent.
         if not keep_alive or not request.keep_alive or request.http_version == "1.0":
             self._leave()
-        if not (self._written or self.outbox):
+        if not (self.unwritten or self.outbox):
             self._report_delivery(0)
             self._advance()
 
@@ -415,7 +413,7 @@ class ClientConnection(Connection):
         if last:
             self.send(last)
         self._leave()
-        if not (self._written or self.outbox):
+        if not (self.unwritten or self.outbox):
             self._report_delivery(0)
             self._advance()
 

@@ -33,6 +33,7 @@ ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # at least one di
 BROKEN = select.EPOLLHUP | select.EPOLLERR  # both directions are closed
 READABLE = select.EPOLLIN | ENDED
 WRITABLE = select.EPOLLOUT
+DATA = select.EPOLLIN | select.EPOLLOUT  # the mask of an event that brings bytes and no end, as nearly all do
 
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _BATCH = 32  # events per turn, whose writes are made together: with more events the first would wait too long
@@ -96,7 +97,7 @@ class Reactor:
         self.now = monotonic()  # when this turn's events were returned, on the monotonic clock
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
-        self._callbacks: dict[int, Callable[[int], None]] = {}  # by descriptor: its handler's `on_event`
+        self._callbacks: dict[int, Callable[[int], None]] = {}  # by descriptor: `on_event`, or what it was diverted to
         self._alarms: list[Alarm] = []
         self._again: list[Callable[[], None]] = []
         self._soon: deque[Callable[[], object]] = deque()  # other threads append to it
@@ -117,6 +118,10 @@ class Reactor:
         self._handlers[sock.fileno()] = handler
         self._callbacks[sock.fileno()] = handler.on_event
         self._epoll.register(sock.fileno(), _EDGES)
+
+    def divert(self, sock: socket.socket, callback: Callable[[int], None]) -> None:
+        """Have `callback` called for the socket's events from now on, in place of its handler's `on_event`."""
+        self._callbacks[sock.fileno()] = callback
 
     def close(self, sock: socket.socket) -> None:
         """Unregister and close the socket.
@@ -200,8 +205,11 @@ class Reactor:
 
     def turn(self, patience: float | None = None) -> None:
         """Wait for events, at most `patience` seconds or `patience()`, and call the handlers and callbacks due."""
-        if patience is None and (wait := self.patience()) != inf:
-            patience = wait
+        if patience is None:  # then as `patience` says, without the call
+            if self._again or self._soon or self._unsent:
+                patience = 0.0
+            elif (due := self._due) != inf:
+                patience = max(0.0, due - monotonic())
         events = self._epoll.poll(patience, _BATCH)
         self.now = now = monotonic()
         self._turning = True

@@ -4,7 +4,6 @@ The response is relayed as raw bytes; llhttp parses them only to find the respon
 makes no callbacks for headers or body: with these a request takes 1700 us of CPU, without 54 us.
 """
 
-import select
 import socket
 from enum import Enum, auto
 from math import inf
@@ -15,8 +14,9 @@ from httptools import HttpParserError, HttpResponseParser
 
 from .connection import Connection
 from .known_answers import KnownAnswer
-from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
+from .reactor import BROKEN, DATA, ENDED, READ_SIZE, READABLE, WRITABLE
 from .router_errors import NOBODY_HAD_IT, REFUSED_WITHIN, router_error
+from .single_events import EVENT_END
 from .stream_formats import StreamFormat
 
 if TYPE_CHECKING:
@@ -30,22 +30,7 @@ _STATUS_LINE = b"HTTP/1."
 _FINAL = b"HTTP/1.1 2"  # what most responses begin with
 _HEAD_END = b"\r\n\r\n"
 _CHUNKED = b"\r\ntransfer-encoding:"
-_DATA = select.EPOLLIN | select.EPOLLOUT  # the mask of an event that brings bytes and no end
-_EVENT_END = b"\n\n\r\n"
 _READ_AT_ONCE = 16 * 1024  # bytes of a response that may be passed on without being parsed
-_READ_EVENT = 4103  # bytes: one more than the longest chunk whose size has three hexadecimal digits
-
-
-def _size_lines() -> list[bytes]:
-    """Return a list that has, at the length of a whole chunk in bytes, the size line that the chunk must begin with."""
-    lines = [b"\0"] * _READ_EVENT
-    for digits in (1, 2, 3):
-        for size in range(16 ** (digits - 1), 16**digits):
-            lines[digits + size + 4] = b"%x\r\n" % size
-    return lines
-
-
-_SIZE_LINES = _size_lines()
 
 
 class UpstreamLoss(Enum):
@@ -58,12 +43,13 @@ class UpstreamLoss(Enum):
 
 
 class EventOutlet(Protocol):
-    """Where the single events of a stream go."""
+    """What reads from the connection while nothing but single events is likely to come."""
 
-    def pass_on(self, data: bytes, now: float) -> None:
-        """Handle a chunk that is exactly one event of a stream, received alone and after the end of the event before.
+    def on_event(self, mask: int) -> None:
+        """Handle an event of the socket: pass on a chunk that is exactly one event of a stream.
 
-        `now` is on the monotonic clock.  Where the client can take no more, `pause` is called.
+        All else is given to the connection's `on_event`, `on_data` or `on_end`.  Where the client can take no more,
+        `pause` is called.
         """
 
 
@@ -78,7 +64,7 @@ class ResponseReceiver(Protocol):
 
     @property
     def flow(self) -> "EventOutlet | None":
-        """Return where whole events go from now on; None where all bytes go through `on_bytes`."""
+        """Return what reads single events from now on; None where all bytes go through `on_bytes`."""
 
     def on_whole(self, data: bytes, known: KnownAnswer) -> None:
         """Handle a whole response of known head, which came at once, in place of all other calls."""
@@ -135,6 +121,7 @@ class Upstream(Connection):
         self.reused = False
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._ending = False  # the worker has closed its side; bytes that it sent before may be unread
+        self._flow: EventOutlet | None = None  # it gets the socket's events in place of this object
         self._reset_response()
         self.reactor.add(sock, self)
 
@@ -150,7 +137,7 @@ class Upstream(Connection):
         self._only_head = False  # nothing but the head was passed on
         self._tail = b""
         self._chunked = False
-        self._flow: EventOutlet | None = None  # while nothing but whole events is likely to come
+        self._set_flow(None)
         self._paused = False
         self._first_byte_timeout = inf
 
@@ -172,7 +159,7 @@ class Upstream(Connection):
     def pause(self) -> None:
         """Read no more until `resume`, as the receiver can take no more for now."""
         self._paused = True
-        self._flow = None
+        self._set_flow(None)
 
     def resume(self) -> None:
         """Read on, as the receiver can take more."""
@@ -193,34 +180,23 @@ class Upstream(Connection):
     # Called by the reactor
 
     def on_event(self, mask: int) -> None:
-        """Handle an event of the socket; pass on without parsing it what needs none.
-
-        This is a chunk that is exactly one event of a stream, or a whole response whose head is known.  Most bytes come
-        so.
-        """
-        flow = self._flow
-        if mask != _DATA or (flow is None and (self._paused or self.outbox or self.connecting)):
+        """Handle an event of the socket; pass on a whole response whose head is known without parsing it."""
+        if mask != DATA or self._paused or self.outbox or self.connecting:
             self._on_any_event(mask)
             return
-        most = _READ_AT_ONCE if flow is None else _READ_EVENT
         try:
-            data = self.sock.recv(most)
+            data = self.sock.recv(_READ_AT_ONCE)
         except BlockingIOError:
             return
         except OSError as error:
-            self._ended(error)
+            self.on_end(error)
             return
-        size = len(data)
-        if flow is not None:
-            if size < _READ_EVENT and data.endswith(_EVENT_END) and data.startswith(_SIZE_LINES[size]):
-                flow.pass_on(data, self.reactor.now)
-                return
-        elif (
+        if (
             (known := self.pool.known_answer) is not None
             and (asker := self.asker) is not None
             and asker.takes_whole
-            and size < most  # else more bytes may be behind it
-            and not (self.head or self._written)  # it begins here, and the request was sent before
+            and len(data) < _READ_AT_ONCE  # else more bytes may be behind it
+            and not (self.head or self.unwritten)  # it begins here, and the request was sent before
             and known.begins(data)
         ):
             self.asker = None
@@ -230,10 +206,19 @@ class Upstream(Connection):
             self.pool.put(self)
             asker.on_whole(data, known)
             return
-        if size:
+        self.on_data(data, _READ_AT_ONCE)
+
+    def on_data(self, data: bytes, most: int) -> None:
+        """Handle what was read in the place of this object, where `most` bytes were asked for."""
+        if data:
             self._receive(data)
-        if not size or size == most:
+        if not data or len(data) == most:
             self._read()
+
+    def _set_flow(self, flow: EventOutlet | None) -> None:
+        if flow is not self._flow:
+            self._flow = flow
+            self.reactor.divert(self.sock, self.on_event if flow is None else flow.on_event)
 
     def _on_any_event(self, mask: int) -> None:
         if mask & WRITABLE and not mask & BROKEN:
@@ -266,10 +251,10 @@ class Upstream(Connection):
             except BlockingIOError:
                 return
             except OSError as error:
-                self._ended(error)
+                self.on_end(error)
                 return
             if not size:
-                self._ended(None)
+                self.on_end(None)
                 return
             self._receive(bytes(buffer[:size]))
             # A short read has emptied the socket, so more bytes bring an edge.  Where the worker has
@@ -287,7 +272,7 @@ class Upstream(Connection):
             return
         is_first = not self.answering
         if is_first:
-            if self._written:  # no byte of the request was sent: the worker sent these to no request
+            if self.unwritten:  # no byte of the request was sent: the worker sent these to no request
                 self._ask_anew()
                 return
             end = data.find(_HEAD_END) + 4
@@ -316,8 +301,8 @@ class Upstream(Connection):
             return
         self._tail = data[-6:] if len(data) > 5 else (self._tail + data)[-6:]
         self._between_chunks = self._whole_chunks
-        flows = self._whole_chunks and self._chunked and data.endswith(_EVENT_END)
-        self._flow = asker.flow if flows and not (self._paused or self.outbox) else None
+        flows = self._whole_chunks and self._chunked and data.endswith(EVENT_END)
+        self._set_flow(asker.flow if flows and not (self._paused or self.outbox) else None)
         if self._complete:
             if is_first and self._keep_alive and not self._chunked:
                 self.pool.learn(data)
@@ -388,7 +373,8 @@ class Upstream(Connection):
 
     # The connection's end
 
-    def _ended(self, error: OSError | None) -> None:
+    def on_end(self, error: OSError | None) -> None:
+        """Handle that no more bytes come from the worker, for this error or, for None, after an orderly end."""
         if self.asker is None:
             self._retire()
         elif self.answering and error is None and not self.is_chunked() and not self.has_length():
@@ -435,5 +421,5 @@ class Upstream(Connection):
 
     def close(self) -> None:
         self.asker = None
-        self._parser = None  # the parser holds this object: a cycle
+        self._parser = self._flow = None  # both hold this object: cycles
         super().close()

@@ -5,7 +5,7 @@ looked up before (0.9 us more).  Here a histogram takes 0.13 us, and `finished`,
 0.27 us (timeit, python 3.11).  One thread counts and makes the pages, so that no lock is needed.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from math import inf
 from types import MappingProxyType
@@ -54,10 +54,18 @@ class BufferedHistogram(Histogram):
         self.noted: list[float] = []  # the same list for the histogram's life: callers may keep it
 
     def flush(self) -> Histogram:
-        """Count the noted values; return this histogram."""
-        for seconds in self.noted:
-            self.add(seconds)
-        self.noted.clear()
+        """Count the noted values; return this histogram.
+
+        They are sorted, and the bounds looked up among them: there are fewer bounds.
+        """
+        noted, before = self.noted, 0
+        noted.sort()
+        for index, bound in enumerate(self.bounds):
+            under = bisect_right(noted, bound)
+            self.counts[index] += under - before
+            before = under
+        self.total += sum(noted)
+        noted.clear()
         return self
 
 

@@ -108,3 +108,15 @@ def test_a_refused_request_says_nothing_of_how_long_answers_take() -> None:
     answered(meter, 1, 8.0)
     answered(meter, 100, 0.0, status=429)
     assert meter.usual_answer() == pytest.approx(8.0)
+
+
+def test_values_that_were_noted_are_counted_as_if_each_was_added_at_once() -> None:
+    noted, added = ProxyMetrics().of("qwen").gaps, Histogram(GAP_BOUNDS)
+    values = [number % 7 * 0.0025 for number in range(40)] + [*GAP_BOUNDS[:-1], 61.0, 0.0]
+    for value in values:
+        noted.noted.append(value)
+        added.add(value)
+        if len(noted.noted) == 25:
+            noted.flush()
+    assert noted.flush().counts == added.counts
+    assert noted.total == pytest.approx(added.total)
