@@ -1,100 +1,31 @@
 """A group: what clients lease, an operator orders, and a switch is about.
 
 Most groups have one worker, and its name.  A group of several has workers that serve, and a router in front of them.
-It is one holder: it is woken, put to sleep and evicted whole.  Its state is derived from those of its members
-(`derived_state`): it is READY while its quorum is, one worker of each role with the router knowing of it, so that the
-death of one among several costs nobody a lease; a worker that died is started again beside those that serve on.
+It is one holder: it is woken, put to sleep and evicted whole.  Its state follows from those of its members (`quorum`),
+so that the death of one among several costs nobody a lease; a worker that died is started again beside those that serve
+on.
 """
 
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from math import inf
-from typing import NamedTuple
 
 from . import policy
 from .answers import Answers
 from .events import Verb
 from .lease import Lease
 from .ledger import GpuId, in_order
+from .order import Order
 from .spec import GroupSpec, Role, Rung
-from .states import DOWN, LEAVING, UP, WorkerState
+from .states import DOWN, LEAVING, LOST, UP, WorkerState
+from .validation import Validation
 from .worker import Cost, Worker
 
 #: So many of the last times that a group was wanted tell how often it is: LRU-K (O'Neil et al., SIGMOD 1993).
 USES = 8
 
-#: States of a worker that is of no use to its group until somebody mends it, or its cool-down is over.
-LOST = frozenset({WorkerState.FAILED, WorkerState.STUCK})
-
 _SLEEPING = (WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP)
 _NO_GPUS: frozenset[GpuId] = frozenset()
-_READY = frozenset({WorkerState.READY})
-_CARRYING = frozenset({WorkerState.READY, WorkerState.DRAINING})
-
-
-class Stage(StrEnum):
-    """What a validation is about."""
-
-    COME = "come"  # the group is to be ready, its processes launched so that they can sleep at the cycle's level
-    RELAUNCH = "relaunch"  # its processes end, to be launched for another level
-    DRAIN = "drain"  # its clients finish what they have in flight
-    LOOK = "look"  # its workers are measured before they sleep
-    LEAVE = "leave"
-    LOOK_ASLEEP = "look_asleep"
-    RETURN = "return"
-    LOOK_AWAKE = "look_awake"
-    DONE = "done"
-
-
-class Cycle(NamedTuple):
-    """One sleep and wake of a group."""
-
-    level: int
-    number: int  # among the cycles at this level, from 1 on
-
-
-@dataclass(slots=True)
-class Validation:
-    """How far an order to validate a group is."""
-
-    cycles: deque[Cycle]  # still to be made; the first is under way
-    stage: Stage = Stage.COME
-    has_begun: bool = False  # the group is cut off from its clients, and nobody else comes to its GPUs
-    is_known: bool = False  # how its workers are, awake: they have been measured
-    launch_level: int | None = None  # for which its processes are launched; None: the configured one
-    since: float = 0.0  # when the cycle began
-    asked: dict[str, int] = field(default_factory=dict)  # who is being measured: the numbers of the questions
-    errors: dict[str, str] = field(default_factory=dict)  # by worker: what went wrong in the cycle
-    retried: dict[str, int] = field(default_factory=dict)  # by worker: a level that was distrusted, and is tried again
-    has_lost: bool = False  # a process that was launched for a level has just ended by itself
-
-    @property
-    def calls(self) -> bool:
-        """Say whether the group is to come to its GPUs now."""
-        return self.stage in (Stage.COME, Stage.RETURN)
-
-    @property
-    def sends_away(self) -> bool:
-        """Say whether the group is to leave its GPUs now, or to stay away."""
-        return self.stage in (Stage.RELAUNCH, Stage.DRAIN, Stage.LEAVE, Stage.LOOK_ASLEEP)
-
-
-@dataclass(slots=True)
-class Order:
-    """What a group is to do, by an operator (whose `tickets` wait for its end) or by a new configuration."""
-
-    verb: Verb
-    tickets: list[int] = field(default_factory=list)
-    now: bool = False  # what is in flight is not waited for
-    level: int | None = None  # of a sleep; None: the group's own
-    replicas: int = 0  # of a scaling
-    why: str = ""  # as users are told; "": as its verb says
-    killed: bool = False  # a stop that was under way has been hurried; of a router, its clients were told to wait
-    is_down: bool = False  # of a restart: the processes have ended
-    validation: Validation | None = None
-    for_loan: bool = False  # its GPUs are lent
 
 
 class Group:
@@ -109,7 +40,7 @@ class Group:
         self.since = now  # when the state last changed
         self.granted: dict[int, Lease] = {}
         self.waiting: dict[int, Lease] = {}
-        self.idle = True  # nobody who was let in has requests: by its leases, as is the next; see HostState
+        self.idle = True  # nobody who was let in has requests: by its leases, as is the next; see note_leases
         self.wanted = False  # requests wait for it
         self.is_batch = False  # likewise, all of them batch
         self.awake_since = -inf  # when it last came to its GPUs
@@ -239,7 +170,12 @@ class Group:
 
     def answers_with(self, names: Collection[str]) -> bool:
         """Say whether of each role one of these workers is among those to which requests come now."""
-        return all(any(w.name in names for w in self.answering if w in role) for role in self._serving_roles())
+        return all(any(w.name in names for w in self.answering if w in role) for role in self.serving_roles)
+
+    @property
+    def serving_roles(self) -> list[tuple[Worker, ...]]:
+        """Return the workers of each role but the router's, without those that the group does without."""
+        return [workers for workers in self.roles if not workers[0].is_router]
 
     @property
     def spares(self) -> tuple[Worker, ...]:
@@ -306,56 +242,6 @@ class Group:
         return self.spec.name
 
     # State
-
-    def derived_state(self) -> WorkerState:
-        """Return the state of the group, by the states of its members: of the only one, its own.
-
-        A group in a state of DOWN has no process left, but for one that is stuck.
-        """
-        if len(self.members) == 1:
-            return self.members[0].state
-        states = {worker.state for worker in self.enlisted}
-        if WorkerState.DRAINING in states:
-            return WorkerState.DRAINING
-        if self._has_quorum(_READY):
-            return WorkerState.READY
-        if WorkerState.STARTING in states:
-            return WorkerState.STARTING
-        if WorkerState.WAKING in states:
-            return WorkerState.WAKING
-        if WorkerState.READY in states:  # the router comes, or does not know them yet
-            return self.state if self.state in (WorkerState.STARTING, WorkerState.WAKING) else WorkerState.STARTING
-        states |= {worker.state for worker in self.spares}
-        if WorkerState.DRAINING in states:
-            return WorkerState.STOPPING  # one that it does without has something left, and nobody else serves
-        for state in (WorkerState.UNRESPONSIVE, WorkerState.STOPPING, WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP):
-            if state in states:
-                return state
-        if self.router is not None and not self.router.is_down and self.router.state is not WorkerState.STUCK:
-            return WorkerState.STOPPING  # it ends with the last of those it passes requests to
-        by_hope = (WorkerState.BACKOFF, WorkerState.UNLOADED, WorkerState.FAILED, WorkerState.STUCK)
-        best = {next(s for s in by_hope if any(w.state is s for w in role)) for role in self._serving_roles()}
-        if self.router is not None and self.router.state in LOST:
-            best.add(self.router.state)
-        by_trouble = (WorkerState.STUCK, WorkerState.FAILED, WorkerState.BACKOFF, WorkerState.UNLOADED)
-        return next(s for s in by_trouble if s in best)
-
-    def _serving_roles(self) -> Iterable[tuple[Worker, ...]]:
-        return (workers for workers in self.roles if not workers[0].is_router)
-
-    def _has_quorum(self, states: frozenset[WorkerState], but: Worker | None = None) -> bool:
-        """Say whether a worker of each role is in one of the states, with a router that passes requests to it."""
-        router = self.router
-        if router is not None and (router is but or router.state is not WorkerState.READY):
-            return False
-        return all(
-            any(w.state in states and w is not but and (router is None or w.url in self.routed) for w in workers)
-            for workers in self._serving_roles()
-        )
-
-    def carries(self, but: Worker | None = None) -> bool:
-        """Say whether requests in flight can come to their end, also without the worker `but`, which is lost."""
-        return self._has_quorum(_CARRYING, but)
 
     @property
     def is_down(self) -> bool:

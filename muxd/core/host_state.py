@@ -22,6 +22,7 @@ from .group import Group
 from .leases import Leases
 from .ledger import HOST_RAM, GpuId, Ledger, in_order
 from .placement import Placement, claiming
+from .quorum import derived_state
 from .spec import GroupSpec
 from .states import CHANGING, RUNNING, UP, WorkerState
 from .worker import Worker
@@ -181,7 +182,7 @@ class HostState:
         self.renewals += 1
         self._remove_members(group)
         group.renew(self.now)
-        if (state := group.derived_state()) is not group.state:
+        if (state := derived_state(group)) is not group.state:
             self._enter(group, state)
         self.workers.update((worker.name, worker) for worker in group.members)
         self.touch(group)
@@ -228,7 +229,7 @@ class HostState:
         does not do without it.
         """
         self.touch(group)
-        before, state = group.state, group.derived_state()
+        before, state = group.state, derived_state(group)
         if state is not before:
             self._enter(group, state)
             if len(group.members) > 1:

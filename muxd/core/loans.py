@@ -13,9 +13,10 @@ from math import inf
 
 from .commands import Command, FailLoan, FinishLoan, GrantLoan, RecallLoan
 from .events import LoanAsked, Verb
-from .group import Group, Order
+from .group import Group
 from .host_state import HostState
 from .ledger import GpuId, in_order
+from .order import Order
 from .orders import Orders
 from .spec import LoanTerms
 from .states import COMING, UP, WorkerState

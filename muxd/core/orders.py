@@ -18,12 +18,14 @@ from .commands import (
     RemoveWorker,
 )
 from .events import Verb
-from .group import LOST, Group, Order, Stage
+from .group import Group
 from .host_state import HostState, in_configured_order
+from .order import Order
 from .spec import GroupSpec
-from .states import AT_REST, DOWN, RUNNING, UP, WorkerState
+from .states import AT_REST, DOWN, LOST, RUNNING, UP, WorkerState
 from .switching import Switching
-from .validation import Validations, distrust_again, is_launched_otherwise, planned
+from .validation import Stage
+from .validations import Validations, distrust_again, is_launched_otherwise, planned
 from .worker import Worker
 
 _MESSAGES = {

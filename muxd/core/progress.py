@@ -13,12 +13,13 @@ from msgspec.structs import replace
 
 from .clearing import Eviction
 from .events import Verb
-from .group import Cycle, Group, Validation
+from .group import Group
 from .host_state import HostState
 from .idling import Idling
 from .placement import why_kept_out
 from .states import AT_REST, COMING, LEAVING, WorkerState
 from .switching import Switching
+from .validation import Cycle, Validation
 from .worker import Cost, Worker
 
 #: An estimate is good that differs from what comes by no more than this share of that.

@@ -17,13 +17,13 @@ from math import ceil, inf
 from . import replicas
 from .commands import Command, FailOrder, RecordScale
 from .events import OrderGiven, Verb
-from .group import LOST, Group
+from .group import Group
 from .host_state import HostState
 from .leases import END_GRACE
 from .ledger import GpuId
 from .orders import Orders
 from .spec import Scaling
-from .states import WorkerState
+from .states import LOST, WorkerState
 from .switching import Switching
 from .worker import Worker
 

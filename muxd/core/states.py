@@ -31,6 +31,9 @@ _S = WorkerState
 #: Those without weights or a cache anywhere: it comes by a start.
 OFF = DOWN | {WorkerState.STANDBY}
 
+#: States in which a worker is of no use to its group until somebody mends it, or its cool-down is over.
+LOST = frozenset({_S.FAILED, _S.STUCK})
+
 #: States in which a worker is on its way off the GPU: nothing need be asked of it again.
 LEAVING = frozenset({_S.FALLING_ASLEEP, _S.STOPPING, _S.UNRESPONSIVE})
 

@@ -21,6 +21,7 @@ from .events import (
 from .group import Group
 from .host_state import HostState
 from .orders import Orders
+from .quorum import carries
 from .shutdown import Shutdown
 from .spec import Role
 from .standby import prepared
@@ -125,7 +126,7 @@ class WorkerEvents:
         """Move a lost worker; first take its group's leases where nothing carries their requests without it."""
         group = self._host.groups[worker.group]
         is_waited_for = worker.spec.role is Role.PREFILL and worker.state in (WorkerState.READY, WorkerState.DRAINING)
-        if is_waited_for or not group.carries(but=worker):  # who decodes would wait for its prompts for ever
+        if is_waited_for or not carries(group, but=worker):  # who decodes would wait for its prompts for ever
             message = f"the worker of {worker.name} {message}"
             yield from self._host.leases.cut_off(group, code, message)
         yield from self._host.move(worker, to, why)
@@ -134,6 +135,6 @@ class WorkerEvents:
         """Take in whom a group's router passes requests to, of those that it was last told."""
         group.routed, group.listed = frozenset(group.told or ()).intersection(urls), frozenset(urls)
         yield from self._host.derive(group)
-        if not group.carries():
+        if not carries(group):
             message = f"the router of {group.name} knows no worker that answers"
             yield from self._host.leases.cut_off(group, "worker_exited", message)

@@ -56,6 +56,7 @@ from muxd.core.events import (
     WorkerReady,
 )
 from muxd.core.ledger import HOST_RAM, WHOLE
+from muxd.core.quorum import derived_state
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import WorkerSpec
 from muxd.core.states import WorkerState
@@ -358,7 +359,7 @@ class Oracle:
         host = self.scheduler.host
         assert self.held & host.groups.keys() == {g.name for g in host.groups.values() if g.held_until is not None}
         for group in host.groups.values():
-            assert group.state is group.derived_state()
+            assert group.state is derived_state(group)
             if group.granted:
                 assert group.state in (WorkerState.READY, WorkerState.DRAINING), f"{group.name} is {group.state}"
                 self._must_be_served(group.name)
