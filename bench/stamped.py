@@ -18,6 +18,7 @@ from muxd.engines.engine_client import EngineClient
 from muxd.proxy.leases import ModelLease
 from muxd.saved_state import StateFile
 from muxd.workers.gpu_memory import GpuMemoryTracker
+from muxd.workers.loading import Loading
 from muxd.workers.process import WorkerProcess
 from muxd.workers.proof_keeper import ProofKeeper
 
@@ -118,7 +119,9 @@ def stamp_admission() -> None:
 def main() -> None:
     stamp_core()
     for owner, name in (
-        *((WorkerProcess, name) for name in ("_sleep", "_wake", "_until_serving")),
+        (WorkerProcess, "_sleep"),
+        (WorkerProcess, "_wake"),
+        (Loading, "until_serving"),
         *((GpuMemoryTracker, name) for name in ("until_released", "until_room_to_wake", "came")),
         *((EngineClient, name) for name in ("call", "ask", "probe", "prove")),
         (StateFile, "until_written"),

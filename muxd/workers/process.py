@@ -9,7 +9,6 @@ import logging
 from collections import deque
 from contextlib import ExitStack, closing, suppress
 from functools import partial
-from typing import Any
 
 import trio
 from msgspec import Struct
@@ -31,37 +30,26 @@ from muxd.core.events import (
     WorkerStuck,
 )
 from muxd.engines import diagnosis
-from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import Engine
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
-from muxd.errors import CannotSpawn, WokeWrong, in_words
-from muxd.launchers.script import changed
-from muxd.log_names import file_name
+from muxd.errors import WokeWrong
 from muxd.logfiles import tail
 from muxd.ports import PortTaken, Reservation
 from muxd.saved_state import WorkerRecord
 from muxd.threads import in_thread
 
-from .crash_evidence import CrashEvidence
+from .diagnostics import Diagnostics
 from .figures import host_memory
 from .gate_wait import GateWait, owner_of_gate
 from .gpu_memory import GpuMemoryTracker
-from .launch import LaunchedServer, LaunchOrigin, WorkerContext, launch, remove_traces, worker_log_files
+from .launch import LaunchedServer, LaunchOrigin, WorkerContext, remove_traces, worker_log_files
+from .liveness import LivenessProbe
+from .loading import Loading
 from .port_ownership import PortOwnership
-from .proof_keeper import DYING, ProofKeeper
-from .script_inspection import ScriptInspection
+from .proof_keeper import ProofKeeper
+from .start import CannotStart, Start
 
 log = logging.getLogger(__name__)
-
-#: Seconds between two probes of a loading server for readiness.
-READY_POLL = 0.1
-
-#: Seconds before the second readiness probe after a wake; later pauses double, for a woken server is ready at once
-#: or soon.
-FIRST_POLL = 0.002
-
-#: Seconds between two notes of a loading server's shared memory; each costs some milliseconds.
-LEFTOVERS_POLL = 1.0
 
 #: Seconds after SIGKILL until a worker whose processes are still there is reported as stuck.
 KILL_TIMEOUT = 10.0
@@ -78,16 +66,6 @@ class WorkerEnd(Struct, frozen=True):
     event: WorkerExited
     log_tail: list[str]
     dropped: Dropped | None = None  # output that was lost; None: no process was started
-
-
-class _CannotStart(Exception):
-    """Nothing was started; `failure` says whether another start may help."""
-
-    def __init__(self, failure: Failure, reason: str, code: str = "") -> None:
-        super().__init__(reason)
-        self.failure = failure
-        self.reason = reason
-        self.code = code
 
 
 class WorkerProcess:
@@ -121,19 +99,13 @@ class WorkerProcess:
         self._ordered = trio.Event()
         self._stopping = trio.Event()
         self._kill = False
-        self._timed_out = False
-        self._noted_at = 0.0
-        self._before_launch = trio.CancelScope()
         files = worker_log_files(context.config, model)
-        self._crash_evidence = CrashEvidence(dict.fromkeys(files[stream] for stream in ("stderr", "stdout")))
-        self._doing: str | None = None  # what the server did last, for messages, such as "woke"; None: never ready
-        self._given_up: Diagnosis | None = None  # why muxd itself ends this life
-        self._listener: PortOwnership | None = None
+        self._diagnostics = Diagnostics(engine, dict.fromkeys(files[stream] for stream in ("stderr", "stdout")))
+        self._start = Start(engine, gpu_memory, context, wait)
+        self._loading: Loading | None = None
         self.context_length: int | None = None  # in tokens, as the server says
         self.is_generation: bool | None = None  # as the server says
-        self.notice = ""  # what an operator should mend although the worker serves; the supervisor logs it
         self._proof = ProofKeeper(engine, context.state, no_proof)
-        self._inspection = ScriptInspection(engine, context.scripts)
 
     @property
     def child(self) -> Child | None:
@@ -148,6 +120,11 @@ class WorkerProcess:
     def link(self) -> EngineClient | None:
         """Return the client for calls to the server; None until the server was started."""
         return self._server.link if self._server is not None else None
+
+    @property
+    def notice(self) -> str:
+        """Return what an operator should mend although the worker serves; the supervisor logs it."""
+        return self._loading.notice if self._loading is not None else ""
 
     def update(self, model: Model, digest: str) -> None:
         """Take over a configuration, with its digest, that changed in nothing that the running processes depend on."""
@@ -179,11 +156,11 @@ class WorkerProcess:
 
         A server that was never ready has no request to finish, and is killed where it would not hear the signal.
         """
-        kill = kill or (self._engine.is_deaf_while_loading and self._doing is None)
+        kill = kill or (self._engine.is_deaf_while_loading and self._diagnostics.doing is None)
         self._kill = self._kill or kill
         self._stopping.set()
         self._ordered.set()
-        self._before_launch.cancel()
+        self._start.stop()
         if self._server is not None:
             self._server.record.is_at_rest = False
             if kill:
@@ -199,64 +176,10 @@ class WorkerProcess:
                         held.enter_context(closing(Reservation(self._server.record.port)))
                 return await self._live(self._server)
             try:
-                self._server = await self._start(held)
-            except _CannotStart as error:
+                self._server = await self._start.run(self._model, held)
+            except CannotStart as error:
                 return self._end(error.failure, f"cannot start: {error.reason}", error.code)
             return await self._live(self._server)
-
-    async def _start(self, held: ExitStack) -> LaunchedServer:
-        """Reserve a port, for as long as `held` is open, wait for GPU memory, and launch; raise _CannotStart."""
-        await self._check_script()
-        try:
-            port = self._model.port
-            if port or self._model.script is None:  # a script's port that nobody says is found once its server listens
-                port = held.enter_context(closing(Reservation(port))).port
-        except PortTaken as error:
-            raise _CannotStart(Failure.REFUSED, error.message, error.code) from None
-        except OSError as error:
-            raise _CannotStart(Failure.EXITED, f"no port can be reserved: {in_words(error)}") from None
-        gate_port = 0
-        if self._wait is None:
-            await self._await_memory()
-        else:
-            self._gpu_memory.wait_at_gate()
-            gate_port = held.enter_context(closing(Reservation(0))).port
-        try:
-            least = await self._gpu_memory.least()
-            server = launch(self._model, self._engine, self._context, port, *least, gate_port)
-            if self._wait is not None:
-                self._wait.began(server.child)
-            return server
-        except CannotSpawn as error:
-            reason = error.message.removeprefix(f"cannot start {file_name(self._model.name)}: ")
-            raise self._cannot_run(error.__cause__, reason, error.code) from None
-        except OSError as error:
-            raise self._cannot_run(error, f"its work folder cannot be made: {in_words(error)}") from None
-
-    async def _check_script(self) -> None:
-        """Raise _CannotStart where a launch script has changed since muxd read it.
-
-        The new text may name a port or GPUs that belong to another model.
-        """
-        script = self._model.script
-        if script is not None and (path := await in_thread(partial(changed, script), abandon_on_cancel=True)):
-            cause = diagnosis.of_changed_script(path)
-            raise _CannotStart(Failure.REFUSED, str(cause), cause.code)
-
-    def _cannot_run(self, error: BaseException | None, reason: str, code: str = "") -> _CannotStart:
-        cause = diagnosis.of_failed_exec(error.errno if isinstance(error, OSError) else None, reason)
-        return _CannotStart(Failure.EXITED, str(cause or reason), cause.code if cause is not None else code)
-
-    async def _await_memory(self) -> None:
-        """Wait until there is room on the worker's GPUs; raise _CannotStart."""
-        missing: str | None = None
-        with self._before_launch:
-            missing = await self._gpu_memory.until_room_to_load()
-        if self._stopping.is_set():
-            raise _CannotStart(Failure.EXITED, "it was stopped first")
-        if missing is not None:
-            cause = diagnosis.of_missing_memory(missing)
-            raise _CannotStart(Failure.EXITED, str(cause), cause.code)
 
     async def _live(self, server: LaunchedServer) -> WorkerEnd:
         async with trio.open_nursery() as nursery:
@@ -269,48 +192,46 @@ class WorkerProcess:
     # While the server runs
 
     async def _serve(self, server: LaunchedServer) -> None:
-        listener = self._context.own_port(
-            server.record.port, server.child.shim_pid, server.child.record.cgroup, self._engine
-        )
-        self._listener = listener
+        loading = Loading(self._model.name, server, self._engine, self._context, self._diagnostics)
+        self._loading = loading
         if self._was_there and self._wait is None:
-            self._doing = "was taken over"
+            self._diagnostics.doing = "was taken over"
             self.context_length, self.is_generation = server.record.context_length, server.record.is_generation
-        if self._wait is not None and not await self._pass_gate(server, listener, self._wait):
-            return
-        if (self._wait is not None or not self._was_there) and not await self._come(server, listener):
-            return
+        else:
+            is_let_on = self._wait is None or await self._pass_gate(server, loading, self._wait)
+            if not is_let_on or not await self._come(server, loading):
+                return
         while not self._stopping.is_set():
-            await self._probe_until_ordered(server)
+            await self._probe_until_ordered(server, loading)
             while self._orders and not self._stopping.is_set():
                 level = self._orders.popleft()
-                await (self._wake(server) if level is None else self._sleep(server, level))
+                await (self._wake(server, loading) if level is None else self._sleep(server, level))
 
-    async def _come(self, server: LaunchedServer, listener: PortOwnership) -> bool:
+    async def _come(self, server: LaunchedServer, loading: Loading) -> bool:
         """Wait until a server that was just started is ready, and tell it; return whether it is of use."""
-        if not await self._until_loaded(server, listener) or not await self._is_usable(listener, server):
+        if not await loading.until_loaded(self._model) or not await loading.is_usable(self._model):
             self.stop(kill=True)
             return False
-        self._note_leftovers(server)
+        loading.note_leftovers()
         self.context_length = await self._engine.context_length(server.link)
         self.is_generation = await self._engine.is_generation(server.link)
         await self._proof.keep(server, self._model)
         await self._tell_ready(server)
         return True
 
-    async def _pass_gate(self, server: LaunchedServer, listener: PortOwnership, wait: GateWait) -> bool:
+    async def _pass_gate(self, server: LaunchedServer, loading: Loading, wait: GateWait) -> bool:
         """Wait at the engine's gate until the worker is wanted, and go on from there; return whether the server does.
 
         Where its gate stays shut, that is told, and muxd starts another one without a gate.
         """
         gate = owner_of_gate(server, self._engine, self._context)
-        if not await self._wait_at_gate(server, listener, gate, wait):
+        if not await self._wait_at_gate(server, loading, gate, wait):
             self.stop(kill=True)
             return False
         server.record.is_at_rest = server.record.waits = False
         await self._context.state.write_ahead()
         if missing := await self._gpu_memory.until_room_to_load():
-            self._given_up = diagnosis.of_missing_memory(missing)
+            self._diagnostics.given_up = diagnosis.of_missing_memory(missing)
             self.stop(kill=True)
             return False
         try:
@@ -321,25 +242,26 @@ class WorkerProcess:
         return True
 
     async def _wait_at_gate(
-        self, server: LaunchedServer, listener: PortOwnership, gate: PortOwnership, wait: GateWait
+        self, server: LaunchedServer, loading: Loading, gate: PortOwnership, wait: GateWait
     ) -> bool:
         """Wait until the server is at its gate, and wanted; return whether it is of use for that.
 
         It has start_timeout to come to its gate.  Whoever else opens that makes it load beside others.
         """
+        found = self._diagnostics
         with trio.move_on_after(self._model.start_timeout) as scope:
             await wait.until_reached(gate, server)
             if not wait.is_over:
-                await self._tell_waiting(server, wait)
-        self._timed_out = scope.cancelled_caught and not wait.is_over
-        while not (wait.is_over or self._timed_out or self._given_up is not None or self._stopping.is_set()):
-            if await wait.lasts(self._model.probe_interval) and await self._may_ask(listener, server):
-                self._given_up = diagnosis.of_opened_gate(server.record.gate_port)
+                await self._tell_waiting(server, loading, wait)
+        found.timed_out = scope.cancelled_caught and not wait.is_over
+        while not (wait.is_over or found.timed_out or found.given_up is not None or self._stopping.is_set()):
+            if await wait.lasts(self._model.probe_interval) and await loading.may_ask():
+                found.given_up = diagnosis.of_opened_gate(server.record.gate_port)
         return wait.is_over and not self._stopping.is_set()
 
-    async def _tell_waiting(self, server: LaunchedServer, wait: GateWait) -> None:
+    async def _tell_waiting(self, server: LaunchedServer, loading: Loading, wait: GateWait) -> None:
         """Measure what a server takes that has come to its gate, and tell that it waits there."""
-        self._note_leftovers(server)
+        loading.note_leftovers()
         pids = server.child.pids()
         await self._gpu_memory.came_to_gate(pids)
         size = await in_thread(partial(host_memory, pids), abandon_on_cancel=True)
@@ -348,99 +270,9 @@ class WorkerProcess:
             self._context.tell(StandbyPrepared(trio.current_time(), self._model.name, size))
             self._note_rest(server.record, None)
 
-    async def _until_loaded(self, server: LaunchedServer, listener: PortOwnership) -> bool:
-        with trio.move_on_after(self._model.start_timeout):
-            while not (await self._may_ask(listener, server) and await self._engine.is_ready(server.link)):
-                if self._given_up is None and trio.current_time() >= self._noted_at + LEFTOVERS_POLL:
-                    self._note_leftovers(server)
-                    self._given_up = self._diagnose(is_alive=True)
-                    self._given_up = self._given_up or await self._misplaced(listener, server)
-                if self._given_up is not None:
-                    return False
-                await trio.sleep(READY_POLL)
-            return True
-        if self._model.script is not None:
-            self._given_up = await self._inspection.why_late(self._model, listener, server.link)
-        self._timed_out = self._given_up is None or not self._given_up.refused
-        log.warning("%s: not ready %g s after its start: killed", self._model.name, self._model.start_timeout)
-        return False
-
-    async def _may_ask(self, listener: PortOwnership, server: LaunchedServer) -> bool:
-        """Say whether the worker itself listens on its port: keys and probes go to nobody else."""
-        try:
-            if (not listener.port or listener.is_guess) and (found := await listener.find()) is not None:
-                self._move(listener, server, found)
-            return bool(listener.port) and await listener.is_own()
-        except PortTaken as error:
-            self._given_up = diagnosis.of_taken_port(error.message)
-        except OSError as error:
-            log.warning("%s: who listens at its port cannot be seen: %s", self._model.name, in_words(error))
-        return False
-
-    async def _misplaced(self, listener: PortOwnership, server: LaunchedServer) -> Diagnosis | None:
-        """Return why a loading server will be of no use (wrong port, GPUs, engine); None where nothing is seen.
-
-        Such a server is ended before it has loaded in vain, or taken another model's GPUs.
-        """
-        try:
-            if self._model.script is None:
-                found = await listener.elsewhere()
-                return diagnosis.of_wrong_port(found, listener.port) if found is not None else None
-            if listener.port and (found := await listener.elsewhere()) is not None:
-                self._move(listener, server, found)
-            return await self._inspection.look(self._model, listener, None)
-        except OSError:
-            return None
-
-    def _move(self, listener: PortOwnership, server: LaunchedServer, port: int) -> None:
-        """Use this port from now on: a launch script's server was found to listen there."""
-        listener.port = port
-        server.move(port)
-        self._context.state.save()
-
-    def _note_leftovers(self, server: LaunchedServer) -> None:
-        """Write into the state file what a kill of the server would leave outside its work folder."""
-        self._noted_at = trio.current_time()
-        if server.child.pid is None:
-            return
-        try:
-            leftovers = [str(path) for path in self._engine.leftovers(server.child.pids())]
-        except OSError as error:  # no file descriptor is free: the next call will see
-            log.warning("%s: what a kill would leave cannot be seen: %s", self._model.name, in_words(error))
-            return
-        if leftovers != server.record.leftovers:
-            server.record.leftovers = leftovers
-            self._context.state.save()
-
-    async def _is_usable(self, listener: PortOwnership, server: LaunchedServer) -> bool:
-        """Say whether the server is of use to its model; find a launch script's keys.
-
-        A launch script's server must be one, of its engine, on its model's GPUs; it is remembered for the next start.
-        While muxd cannot see the server's processes it looks again: nothing is granted on GPUs that nobody knows.
-        """
-        self._given_up = await self._engine.unfitness(server.link, self._model)
-        if self._given_up is not None or self._model.script is None:
-            return self._given_up is None
-        while True:
-            try:
-                return await self._judge(listener, server)
-            except OSError as error:
-                log.warning("%s: its processes cannot be seen: %s", self._model.name, in_words(error))
-                await trio.sleep(LEFTOVERS_POLL)
-
-    async def _judge(self, listener: PortOwnership, server: LaunchedServer) -> bool:
-        """Find the keys of a launch script's ready server, and say whether muxd can use that; raise OSError."""
-        processes = await listener.commands()
-        cause = await self._engine.find_keys(server.link, processes)
-        if cause is not None:
-            self.notice = f"{cause} ({cause.code})"
-        self._given_up = await self._inspection.look(self._model, listener, server.link)
-        return self._given_up is None
-
     async def _tell_ready(self, server: LaunchedServer, *, unproved: bool = False) -> None:
         await self._gpu_memory.came()
-        self._doing = "served"
-        self._crash_evidence.reset()
+        self._diagnostics.served()
         remark = self._proof.remark(self._model)
         self._context.tell(WorkerReady(trio.current_time(), self._model.name, server.url, remark, unproved))
         self._note_rest(server.record, None)
@@ -461,46 +293,26 @@ class WorkerProcess:
         """Say whether the server ended by itself while it was first asked for its proof."""
         return self._proof.is_asking and not self._stopping.is_set()
 
-    async def _probe_until_ordered(self, server: LaunchedServer) -> None:
+    async def _probe_until_ordered(self, server: LaunchedServer, loading: Loading) -> None:
         """Probe every probe_interval seconds until there is an order or a stop; report a server that is not alive.
 
         A server that ends is asked nothing: the answer may want an engine that is gone, and the server wait for it.
-        The search for a second server of a launch script takes 10 ms, and is made at probes 1, 2, 4, 8 and so on.
         """
-        misses = looks = 0
-        is_told = False
+        probe = LivenessProbe(server, self._engine, loading, self._diagnostics)
         while not (self._orders or self._stopping.is_set()):
             self._ordered = trio.Event()
             with trio.move_on_after(self._model.probe_interval):
                 await self._ordered.wait()
                 return
-            assert self._listener is not None
-            looks += 1
-            if self._model.script is not None and looks & (looks - 1) == 0:
-                self._given_up = await self._inspection.several(self._listener)
-            if self._given_up is not None:
+            failure = await probe.failure(self._model)
+            if self._diagnostics.given_up is not None:
                 self.stop(kill=True)
                 return
-            if self._engine.is_silent or (
-                self._listener.is_there() and await self._engine.is_alive(server.link, self._model)
-            ):
-                misses, is_told = 0, False
-                if self._engine.tells_by_log:
-                    self._diagnose(is_alive=True)
-                continue
-            misses += 1
-            if self._listener.is_taken():  # what is sent there gets to a stranger: no further probe is waited for
-                reason = f"another process listens on its port {self._listener.port}"
-            elif misses >= self._model.probe_failures:
-                reason = f"its liveness probe failed {misses} times in a row"
-            else:
-                continue
-            if not is_told:
-                is_told = True
-                self._context.tell(WorkerHung(trio.current_time(), self._model.name, reason))
+            if failure:
+                self._context.tell(WorkerHung(trio.current_time(), self._model.name, failure))
 
     async def _sleep(self, server: LaunchedServer, level: int) -> None:
-        self._doing = "fell asleep"
+        self._diagnostics.doing = "fell asleep"
         record = server.record
         self._write_ahead(server)
         is_sized_by_script = self._model.script is not None  # scripts' models take turns, whatever they need
@@ -513,7 +325,7 @@ class WorkerProcess:
             if over := await self._gpu_memory.until_released(level):
                 raise EngineCallFailed(over, cause=await self._engine.kept_memory(server.link, over))
         except EngineCallFailed as error:
-            reason, code = await self._explain(error, server)
+            reason, code = await self._diagnostics.explain(error, server, self._model)
             self._context.tell(SleepFailed(trio.current_time(), self._model.name, reason, code))
         else:
             record.peak = max(record.peak, taken or 0)
@@ -522,8 +334,8 @@ class WorkerProcess:
             share = kept // max(1, self._model.gpus_each) if kept is not None else None
             self._context.tell(WorkerAsleep(trio.current_time(), self._model.name, share, taken))
 
-    async def _wake(self, server: LaunchedServer) -> None:
-        self._doing = "woke"
+    async def _wake(self, server: LaunchedServer, loading: Loading) -> None:
+        self._diagnostics.doing = "woke"
         self._write_ahead(server)
         await server.link.connect()
         try:
@@ -531,10 +343,10 @@ class WorkerProcess:
                 raise EngineCallFailed(missing, cause=diagnosis.of_missing_memory(missing))
             await self._engine.wake(server.link, self._model, server.record.released)
             server.record.released = []
-            await self._until_serving(server)
+            await loading.until_serving(self._model)
             is_proved = await self._proof.prove(server, self._model)
         except EngineCallFailed as error:
-            reason, code = await self._explain(error, server)
+            reason, code = await self._diagnostics.explain(error, server, self._model)
             is_wrong = code == WokeWrong.code
             self._context.tell(WakeFailed(trio.current_time(), self._model.name, reason, code, is_wrong))
         else:
@@ -545,38 +357,6 @@ class WorkerProcess:
         if server.record.is_at_rest:
             server.record.is_at_rest = False
             server.link.recorded = partial(self._context.state.until_written, self._context.state.save())
-
-    async def _explain(self, error: EngineCallFailed, server: LaunchedServer) -> tuple[str, str]:
-        """Return the reason and the error code of a failed engine call.
-
-        Where the call's connection broke, wait up to DYING seconds for the server's death, so that its log can tell;
-        a cancellation because the server has ended does not cut this short.
-        """
-        cause = error.cause
-        if cause is None and error.broken:
-            with trio.move_on_after(DYING, shield=True):
-                await server.child.wait()
-            cause = self._diagnose(broken_call=error.broken)
-        if cause is None:
-            return error.message, ""
-        self._log_cause(cause.code, str(cause))
-        return str(cause), cause.code
-
-    async def _until_serving(self, server: LaunchedServer) -> None:
-        """Wait until a woken server is ready; raise EngineCallFailed.
-
-        It may listen anew, where its steps have ended and started it.
-        """
-        assert self._listener is not None
-        pause = FIRST_POLL
-        with trio.move_on_after(self._model.call_timeout):
-            while not (await self._may_ask(self._listener, server) and await self._engine.is_ready(server.link)):
-                if self._given_up is not None:
-                    raise EngineCallFailed(str(self._given_up), cause=self._given_up)
-                await trio.sleep(pause)
-                pause = min(2 * pause, READY_POLL)
-            return
-        raise EngineCallFailed(f"not ready {self._model.call_timeout:g} s after its wake")
 
     async def _watch_for_wedge(self, server: LaunchedServer) -> None:
         """Carry out a stop, and report WorkerStuck when processes are left KILL_TIMEOUT after SIGKILL.
@@ -603,33 +383,11 @@ class WorkerProcess:
         del self._context.state.state.workers[self._model.name]
         remove_traces(server.record)
         self._context.state.save()
-        cause = self._cause_of(exit)
+        cause = self._diagnostics.cause_of(exit, self._model)
         reason, code = (str(exit), "") if cause is None else (str(cause), cause.code)
         refused = exit.refused or (cause is not None and cause.refused)
-        failure = Failure.TIMED_OUT if self._timed_out else Failure.REFUSED if refused else Failure.EXITED
+        failure = Failure.TIMED_OUT if self._diagnostics.timed_out else Failure.REFUSED if refused else Failure.EXITED
         return self._end(failure, reason, code, Dropped(exit.dropped_bytes, exit.dropped_why))
-
-    def _cause_of(self, exit: ExitRecord) -> Diagnosis | None:
-        """Return why the server ended; None where a stop was asked for, or nothing tells."""
-        if exit.error is not None:
-            return diagnosis.of_failed_exec(exit.errno, exit.error)
-        if self._given_up is not None:
-            return self._given_up
-        if self._timed_out:
-            return self._diagnose(timed_out=True) or diagnosis.of_start_timeout(self._model.start_timeout)
-        if exit.requested:
-            return None
-        kills = self._crash_evidence.oom_kills()
-        cause = self._diagnose(signal=exit.signal, status=exit.status, oom_kills=kills)
-        was_script = self._model.script is not None and exit.status == 0
-        if cause is None and was_script and not self._engine.are_parts(exit.left):
-            return diagnosis.of_ended_script(self._crash_evidence.said(), exit.left, self._doing)
-        return cause
-
-    def _diagnose(self, **known: Any) -> Diagnosis | None:
-        """Ask the engine why its server ended, or will never be ready; `known` are further fields of the evidence."""
-        evidence = Evidence(self._crash_evidence.said(), self._doing, **known)
-        return self._engine.diagnose(evidence, self._model)
 
     async def _until_memory_is_back(self, how: str) -> None:
         """Wait until the dead worker's GPU memory is free: only then may another worker come to the GPU.
@@ -647,10 +405,7 @@ class WorkerProcess:
         log_tail: list[str] = []
         with suppress(OSError):
             log_tail = tail(worker_log_files(self._context.config, self._model)["stderr"], LOG_TAIL_LINES)
-        self._log_cause(code, reason)
-        event = WorkerExited(trio.current_time(), self._model.name, failure, reason, code)
-        return WorkerEnd(event, log_tail, dropped)
-
-    def _log_cause(self, code: str, reason: str) -> None:
         if code:
             log.warning("%s: %s: %s", self._model.name, code, reason)
+        event = WorkerExited(trio.current_time(), self._model.name, failure, reason, code)
+        return WorkerEnd(event, log_tail, dropped)

@@ -29,7 +29,7 @@ from muxd.engines.diagnosis import Diagnosis
 from muxd.engines.engine_client import EngineClient
 from muxd.engines.sglang.engine import SGLang
 from muxd.errors import CannotSpawn
-from muxd.workers import process, proof_keeper
+from muxd.workers import loading, process, proof_keeper, start
 from muxd.workers.crash_evidence import CrashEvidence
 from tests.fakes import GiB, InlineKeptThread
 
@@ -97,7 +97,7 @@ async def test_a_worker_is_ready_at_its_address_once_its_server_says_so(autojump
     async with one_worker(tmp_path) as worker:
         worker.start()
         ready = await worker.tells(WorkerReady)
-        assert 1.0 <= worker.now <= 1.2 + process.READY_POLL
+        assert 1.0 <= worker.now <= 1.2 + loading.READY_POLL
         assert ready.url == f"http://127.0.0.1:{worker.record.port}"
         assert worker.runner.pid == worker.child.pid
 
@@ -129,7 +129,7 @@ async def test_where_no_port_can_be_had_another_start_may_help(autojump_clock, t
     def refuse(port: int) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(process, "Reservation", refuse)
+    monkeypatch.setattr(start, "Reservation", refuse)
     async with one_worker(tmp_path) as worker:
         worker.start()
         exited = await worker.ends()
@@ -262,7 +262,7 @@ async def test_a_server_that_says_that_it_will_never_be_ready_is_not_waited_for(
         )
         exited = await worker.ends()
         assert exited.code == "port_taken"
-        assert worker.now <= 2 + process.LEFTOVERS_POLL + process.READY_POLL
+        assert worker.now <= 2 + loading.LEFTOVERS_POLL + loading.READY_POLL
 
 
 async def test_nothing_is_sent_to_a_stranger_at_its_port(autojump_clock, tmp_path):
