@@ -6,8 +6,8 @@ Moves, timers and why switches begin are left out of the script unless it names 
 
 from typing import Self
 
-from muxd.core.commands import Command, RecordMove, RecordSwitch, SetTimer
-from muxd.core.events import Event, TimerFired
+from muxd.core.commands import Command, GrantLease, RecordMove, RecordSwitch, SetTimer, StartWorker
+from muxd.core.events import DemandReported, Event, LeaseAsked, TimerFired, WorkerReady
 from muxd.core.group import Group
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role, Scaling, WorkerSpec
@@ -111,3 +111,16 @@ class Playbook:
     def state(self, name: str) -> WorkerState:
         """Return the state of a group."""
         return self.group(name).state
+
+
+def serving_a(*specs, **options):
+    """Worker a is ready and lease 1 on it is granted, with one request in flight."""
+    return (
+        Playbook(*(specs or ("a", "b")), **options)
+        >> LeaseAsked(0, 1, "a") << StartWorker("a")
+        >> WorkerReady(10, "a", "http://a") << GrantLease(1, "http://a", 1)
+    )  # fmt: skip
+
+
+def idle_a(*specs, **options):
+    return serving_a(*specs, **options) >> DemandReported(20, 1, 0)

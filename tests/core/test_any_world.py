@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.seeds import EVERY
 
-from .test_any_order import WORLDS, World
+from .random_world import World
+from .worlds import WORLDS
 
 SEEDS = st.integers(0, 1 << 16)
 

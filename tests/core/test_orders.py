@@ -43,8 +43,7 @@ from muxd.core.events import (
 )
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook, single
-from .test_scheduler import idle_a, serving_a
+from .playbook import Playbook, idle_a, serving_a, single
 
 A, B = single("a"), single("b")
 STOPPED = "model a is stopped by an operator; `muxctl start a` lets it run again"

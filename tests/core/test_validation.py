@@ -50,8 +50,7 @@ from muxd.core.placement import Eviction
 from muxd.core.progress import next_step, progress_of
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook, anywhere, replicas, single
-from .test_scheduler import idle_a, serving_a
+from .playbook import Playbook, anywhere, idle_a, replicas, serving_a, single
 
 DEEP = single("a", levels=frozenset({0, 2}), launchable=frozenset({1}))
 

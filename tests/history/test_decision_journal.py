@@ -17,7 +17,8 @@ from muxd.history import decision_journal as module
 from muxd.history.decision_journal import DecisionJournal, NotAJournal, checksum, freeze, read_journal, thaw
 from muxd.history.replay import replay
 from tests.core.playbook import single
-from tests.core.test_any_order import WORLDS, World
+from tests.core.random_world import World
+from tests.core.worlds import WORLDS
 from tests.seeds import seeds, thorough
 
 

@@ -25,7 +25,7 @@ from muxd.core.spec import GroupSpec
 from muxd.core.states import COMING, WorkerState
 from muxd.metrics.switches import Switches, SwitchKind, Tally
 from tests.core.playbook import replicas, single
-from tests.core.test_any_order import World
+from tests.core.random_world import World
 from tests.seeds import EVERY, seeds
 
 
