@@ -15,6 +15,9 @@ from tests.fakes import Behaviour, FakeChild, FakeHost, FakeServer, a_model, fak
 
 E = TypeVar("E")
 
+#: What a server says that dies for want of GPU memory.
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB.\n"
+
 
 class OneWorker:
     def __init__(self, host: FakeHost, nursery: trio.Nursery) -> None:
@@ -67,6 +70,11 @@ class OneWorker:
     def is_quiet(self) -> bool:
         """Nothing that it told is left to be read."""
         return self.host.mailbox.statistics().current_buffer_used == 0
+
+    def occupied(self, size: int, until: float) -> None:
+        """Let a stranger have so many bytes of each GPU, until so many seconds from now."""
+        end = trio.current_time() + until
+        self.host.gpus.strangers = lambda now: size if now < end else 0
 
     def change(self, **keys: object) -> None:
         self.runner.update(replace(self.runner.model, **keys))  # type: ignore[arg-type]
