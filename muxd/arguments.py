@@ -97,106 +97,127 @@ def command_line() -> ArgumentParser:
     parser = CommandParser(prog="muxd", description="Many models on one GPU host behind one endpoint.")
     parser.add_argument("--version", "-V", action="version", version=f"muxd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    config_help = "the configuration; else ./muxd.toml, ~/.config/muxd/muxd.toml, /etc/muxd/muxd.toml"
+    for name, (summary, add_to) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        command.set_defaults(run=name, parser=command)
+        add_to(command)
+        told = COMMAND_HELP[name]
+        command.description = f"{summary[0].upper()}{summary[1:]}.\n\n{told.meaning}"
+        command.epilog, command.formatter_class = told.epilog, RawDescriptionHelpFormatter
+    return parser
 
-    start = commands.add_parser("start", help="run the supervisor, in the foreground")
-    start.add_argument("--config", type=Path, metavar="FILE", help=config_help)
-    start.add_argument("--demo", action="store_true", help="no GPU, no configuration: two simulated models")
-    start.add_argument("--ui", action="store_true", help="with --demo: a console, too, opened in your browser")
-    start.add_argument("--log-level", choices=LOG_LEVELS, help="of muxd's own log, instead of the configuration's")
+
+_CONFIG = "the configuration; else ./muxd.toml, ~/.config/muxd/muxd.toml, /etc/muxd/muxd.toml"
+_JOURNAL = "state_dir/decisions.journal, or the older one beside it"
+
+
+def _add_to_start(command: ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
+    command.add_argument("--demo", action="store_true", help="no GPU, no configuration: two simulated models")
+    command.add_argument("--ui", action="store_true", help="with --demo: a console, too, opened in your browser")
+    command.add_argument("--log-level", choices=LOG_LEVELS, help="of muxd's own log, instead of the configuration's")
     validate = (
         "as llmux has it: start muxd, have it let this model sleep and wake, and shut it down; see muxctl validate"
     )
-    start.add_argument("--validate", metavar="MODEL", help=validate)
-    start.add_argument("--levels", metavar="LEVELS", help='with --validate: the sleep levels to try, such as "1,2"')
-    start.add_argument("--verbose", action="store_true", help="with --validate: muxd's own log, too")
-    _add_scripts(start)
-    start.set_defaults(run="start", parser=start)
+    command.add_argument("--validate", metavar="MODEL", help=validate)
+    command.add_argument("--levels", metavar="LEVELS", help='with --validate: the sleep levels to try, such as "1,2"')
+    command.add_argument("--verbose", action="store_true", help="with --validate: muxd's own log, too")
+    _add_scripts(command)
 
-    proxy = commands.add_parser("proxy", help="run the OpenAI-compatible proxy by itself")
-    proxy.add_argument("--config", type=Path, metavar="FILE", help=config_help)
-    proxy.add_argument("--process", type=_process, metavar="I/N", help="which of N processes it is: set by muxd")
-    proxy.add_argument("--pool", type=Path, metavar="FOLDER", help="that these share: set by muxd")
-    proxy.set_defaults(run="proxy", parser=proxy)
 
-    ui = commands.add_parser("ui", help="run the console, a web page for operators, by itself")
-    ui.add_argument("--config", type=Path, metavar="FILE", help=config_help)
-    ui.set_defaults(run="ui", parser=ui)
+def _add_to_proxy(command: ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
+    command.add_argument("--process", type=_process, metavar="I/N", help="which of N processes it is: set by muxd")
+    command.add_argument("--pool", type=Path, metavar="FOLDER", help="that these share: set by muxd")
 
-    sweep = commands.add_parser("sweep", help="end the workers and the proxy that a muxd has left running")
-    sweep.add_argument("--config", type=Path, metavar="FILE", help=config_help)
+
+def _add_to_ui(command: ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
+
+
+def _add_to_sweep(command: ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
     after = (
         "in ExecStopPost= of a unit: after a crash, or muxctl shutdown --leave-workers, all is left to the next muxd"
     )
-    sweep.add_argument("--after-service", action="store_true", help=after)
-    sweep.set_defaults(run="sweep", parser=sweep)
+    command.add_argument("--after-service", action="store_true", help=after)
 
-    router = commands.add_parser("router", help="run sglang-router by its own command line, behind muxd's proxy")
-    router.set_defaults(run="router", parser=router, flags=[])
 
-    check = commands.add_parser("check", help="say everything that is wrong with a configuration, and on this machine")
-    check.add_argument("--config", type=Path, metavar="FILE", help=config_help)
-    check.add_argument("--strict", action="store_true", help="exit 2 for warnings, too")
+def _add_to_router(command: ArgumentParser) -> None:
+    command.set_defaults(flags=[])
+
+
+def _add_to_check(command: ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
+    command.add_argument("--strict", action="store_true", help="exit 2 for warnings, too")
     no_host = "look at the files only: no interpreter, model, GPU or port of this machine"
-    check.add_argument("--no-host", action="store_false", dest="host_too", help=no_host)
-    _add_scripts(check)
-    check.set_defaults(run="check", parser=check)
+    command.add_argument("--no-host", action="store_false", dest="host_too", help=no_host)
+    _add_scripts(command)
 
-    init = commands.add_parser("init", help="write a first configuration, from what is on this machine")
-    init.add_argument("--output", type=Path, metavar="FILE", default=Path("muxd.toml"), help="else ./muxd.toml")
+
+def _add_to_init(command: ArgumentParser) -> None:
+    command.add_argument("--output", type=Path, metavar="FILE", default=Path("muxd.toml"), help="else ./muxd.toml")
     more = "search these folders too, beside the cache of the Hugging Face Hub"
-    init.add_argument("--models", type=Path, metavar="FOLDER", nargs="+", action="extend", default=[], help=more)
-    init.add_argument("--force", action="store_true", help="replace the file where there is one")
-    init.add_argument("--print", action="store_true", help="to stdout, and write nothing")
-    init.add_argument("--reference", action="store_true", help="print every key with its default, and write nothing")
-    init.add_argument("--schema", action="store_true", help="print a JSON schema of it, for editors, and write nothing")
-    init.set_defaults(run="init", parser=init)
+    command.add_argument("--models", type=Path, metavar="FOLDER", nargs="+", action="extend", default=[], help=more)
+    command.add_argument("--force", action="store_true", help="replace the file where there is one")
+    command.add_argument("--print", action="store_true", help="to stdout, and write nothing")
+    command.add_argument("--reference", action="store_true", help="print every key with its default, and write nothing")
+    command.add_argument(
+        "--schema", action="store_true", help="print a JSON schema of it, for editors, and write nothing"
+    )
 
-    replaying = commands.add_parser("replay", help="make every decision of a journal once more, and compare")
-    meaning = "state_dir/decisions.journal, or the older one beside it"
-    replaying.add_argument("journal", type=Path, metavar="JOURNAL", help=meaning)
-    replaying.set_defaults(run="replay", parser=replaying)
 
-    trying = commands.add_parser("whatif", help="what other settings would have done with the requests of a journal")
-    trying.add_argument("journal", type=Path, metavar="JOURNAL", help=meaning)
+def _add_to_replay(command: ArgumentParser) -> None:
+    command.add_argument("journal", type=Path, metavar="JOURNAL", help=_JOURNAL)
+
+
+def _add_to_whatif(command: ArgumentParser) -> None:
+    command.add_argument("journal", type=Path, metavar="JOURNAL", help=_JOURNAL)
     setting = "wait_target=10s, keep_turns=false, or MODEL.KEY=VALUE; again for more"
-    trying.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help=setting)
-    trying.set_defaults(run="whatif", parser=trying)
+    command.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help=setting)
 
-    importing = commands.add_parser("import", help="write a configuration from another program's")
+
+def _add_to_import(command: ArgumentParser) -> None:
     programs = (
         f"whose configuration it is: {' or '.join(PROGRAMS)}; sglangmux's scripts need none: muxd start a.sh b.sh"
     )
-    importing.add_argument("program", type=_program, metavar="PROGRAM", help=programs)
-    importing.add_argument(
-        "file", type=Path, metavar="FILE", help="its configuration, such as config.json, config.yaml"
-    )
-    importing.add_argument("--output", "-o", type=Path, metavar="FILE", help="where to write it; else to stdout")
-    importing.add_argument("--force", action="store_true", help="replace the file where there is one")
-    importing.set_defaults(run="import", parser=importing)
+    command.add_argument("program", type=_program, metavar="PROGRAM", help=programs)
+    command.add_argument("file", type=Path, metavar="FILE", help="its configuration, such as config.json, config.yaml")
+    command.add_argument("--output", "-o", type=Path, metavar="FILE", help="where to write it; else to stdout")
+    command.add_argument("--force", action="store_true", help="replace the file where there is one")
 
-    setup = commands.add_parser("setup", help="make muxd a service of systemd")
-    setup.add_argument("--systemd", action="store_true", help="the units, with the paths of this installation")
-    setup.add_argument("--hardened", action="store_true", help="muxd and its models as the user muxd, without root")
-    setup.add_argument("--user", action="store_true", help="a service of your own manager, not of the system's")
-    setup.add_argument("--force", action="store_true", help="replace files that muxd setup has not written, too")
-    setup.add_argument("--print", action="store_true", help="to stdout, and write nothing")
-    setup.add_argument(
+
+def _add_to_setup(command: ArgumentParser) -> None:
+    command.add_argument("--systemd", action="store_true", help="the units, with the paths of this installation")
+    command.add_argument("--hardened", action="store_true", help="muxd and its models as the user muxd, without root")
+    command.add_argument("--user", action="store_true", help="a service of your own manager, not of the system's")
+    command.add_argument("--force", action="store_true", help="replace files that muxd setup has not written, too")
+    command.add_argument("--print", action="store_true", help="to stdout, and write nothing")
+    command.add_argument(
         "--root", type=Path, metavar="DIR", default=Path("/"), help="write below DIR, for a package or an image"
     )
-    setup.add_argument("--remove", action="store_true", help="stop the service and remove what muxd setup wrote")
-    setup.set_defaults(run="setup", parser=setup)
+    command.add_argument("--remove", action="store_true", help="stop the service and remove what muxd setup wrote")
 
-    completion = commands.add_parser("completion", help="print what makes a shell complete muxd's words")
-    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="where it goes: see its first lines")
-    completion.set_defaults(run="completion", parser=completion)
 
-    for summary in commands._choices_actions:
-        told, command = COMMAND_HELP[summary.dest], commands.choices[summary.dest]
-        assert summary.help is not None
-        command.description = f"{summary.help[0].upper()}{summary.help[1:]}.\n\n{told.meaning}"
-        command.epilog, command.formatter_class = told.epilog, RawDescriptionHelpFormatter
-    return parser
+def _add_to_completion(command: ArgumentParser) -> None:
+    command.add_argument("shell", choices=("bash", "zsh", "fish"), help="where it goes: see its first lines")
+
+
+#: The commands, in the order of the help: what each does, and what adds its flags and arguments.
+_COMMANDS = {
+    "start": ("run the supervisor, in the foreground", _add_to_start),
+    "proxy": ("run the OpenAI-compatible proxy by itself", _add_to_proxy),
+    "ui": ("run the console, a web page for operators, by itself", _add_to_ui),
+    "sweep": ("end the workers and the proxy that a muxd has left running", _add_to_sweep),
+    "router": ("run sglang-router by its own command line, behind muxd's proxy", _add_to_router),
+    "check": ("say everything that is wrong with a configuration, and on this machine", _add_to_check),
+    "init": ("write a first configuration, from what is on this machine", _add_to_init),
+    "replay": ("make every decision of a journal once more, and compare", _add_to_replay),
+    "whatif": ("what other settings would have done with the requests of a journal", _add_to_whatif),
+    "import": ("write a configuration from another program's", _add_to_import),
+    "setup": ("make muxd a service of systemd", _add_to_setup),
+    "completion": ("print what makes a shell complete muxd's words", _add_to_completion),
+}
 
 
 def _add_scripts(command: ArgumentParser) -> None:

@@ -48,13 +48,23 @@ def check(
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return PROBLEMS
+    lines = _lines(config, problems, environ, gpus or read_gpus if host else None)
+    print(_head(found, config))
+    for line in table(_sorted(lines, config)):
+        print(line)
+    marks = {line.mark for line in lines}
+    return PROBLEMS if WRONG in marks or (strict and WARN in marks) else 0
+
+
+def _lines(config: Config, problems: Problems, environ: Mapping[str, str], gpus: ReadGpus | None) -> list[ReportLine]:
+    """Return the lines of the report; without `gpus`, of the files alone."""
     told, lines = script_lines(config, problems.told(), environ)
     lines += [wrong(_subject(key), text) for key, text in told]
     broken = {key[1] for key, _ in problems.told() if key[0] == "models" and len(key) > 1}
     broken |= {line.subject for line in lines if line.mark == WRONG}
     without_engine: set[str] = set()
-    if host:
-        machine = HostCheck(config, environ, problems, frozenset(broken), HostReadings(gpus or read_gpus))
+    if gpus is not None:
+        machine = HostCheck(config, environ, problems, frozenset(broken), HostReadings(gpus))
         lines += [
             *interpreter_lines(machine),
             *router_lines(machine),
@@ -77,13 +87,7 @@ def check(
     for model, script in ((model, model.script) for model in config.models if model.script is not None):
         lines += [warn(model.name, remark) for remark in script.remarks]
     lines += _file_lines(config, problems)
-    lines = _without_contradictions(lines, config, without_engine)
-    lines = _condensed(lines, config)
-    print(_head(found, config))
-    for line in table(_sorted(lines, config)):
-        print(line)
-    marks = {line.mark for line in lines}
-    return PROBLEMS if WRONG in marks or (strict and WARN in marks) else 0
+    return _condensed(_without_contradictions(lines, config, without_engine), config)
 
 
 def _without_contradictions(lines: list[ReportLine], config: Config, without_engine: set[str]) -> list[ReportLine]:
