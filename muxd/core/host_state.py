@@ -20,14 +20,12 @@ from .commands import (
 )
 from .group import Group
 from .leases import Leases
-from .ledger import HOST_RAM, GpuId, Ledger, in_order
+from .ledger import GIB, HOST_RAM, GpuId, Ledger, in_order
 from .placement import Placement, claiming
 from .quorum import derived_state
-from .spec import GroupSpec
+from .spec import GroupSpec, WorkerSpec
 from .states import CHANGING, RUNNING, UP, WorkerState
 from .worker import Worker
-
-GIB = 1 << 30
 
 
 def in_configured_order(groups: Iterable[Group]) -> list[Group]:
@@ -80,6 +78,10 @@ class HostState:
     def all_gpus(self) -> frozenset[GpuId]:
         """Return the GPUs that models may be on, and those that are there."""
         return self.gpus_there.union(*(worker.spec.gpus for worker in self.workers.values()))
+
+    def there(self, spec: WorkerSpec) -> frozenset[GpuId]:
+        """Return the GPUs that a worker may be on, without those that are known not to be there."""
+        return spec.gpus & self.gpus_there if spec.on_cards and self.gpus_there else spec.gpus
 
     @property
     def second(self) -> int:

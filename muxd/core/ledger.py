@@ -28,6 +28,8 @@ Resource = str
 
 HOST_RAM: Resource = "host"
 
+GIB = 1 << 30  # bytes
+
 #: All of a GPU that sleepers leave.
 WHOLE = -1
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations, islice
 from math import comb, inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from . import eviction
 from .clearing import RARE, Clearing, Eviction, Movables, Offer, all_weights, holders_of, is_stuck, left_at
 from .group import Group
-from .ledger import HOST_RAM, WHOLE, GpuId, Holding, how_many_fit, in_order
-from .spec import GroupSpec, WorkerSpec
+from .impossible import Impossible, why_never
+from .ledger import GIB, HOST_RAM, WHOLE, GpuId, Holding, in_order
+from .spec import GroupSpec
 from .spreading import Spreading
 from .states import OFF, WorkerState
 from .worker import Worker
@@ -23,25 +24,11 @@ from .worker import Worker
 if TYPE_CHECKING:
     from .host_state import HostState
 
-GIB = 1 << 30
-
 #: What somebody lacks on each GPU, as `Ledger.shortfall`, once others have left: they have then what is passed.
 Lacks = Callable[..., dict[GpuId, int]]
 
 #: So many sets of GPUs are looked at for a group to which any will do: more than all pairs of eight.
 GPU_SETS = 32
-
-
-class Impossible(NamedTuple):
-    """What keeps a model from ever being loaded: an error's code, what is wrong, what to do."""
-
-    code: str
-    reason: str
-    remedy: str
-
-    def __str__(self) -> str:
-        """Return a phrase to follow the model's name."""
-        return f"can never be loaded: {self.reason}; {self.remedy}"
 
 
 class Placement:
@@ -152,8 +139,7 @@ class Placement:
     def _gpu_sets(self, worker: Worker, off_limits: frozenset[GpuId]) -> Iterable[frozenset[GpuId]]:
         """Return sets of GPUs on which the worker may come; at most GPU_SETS of those that have most room."""
         spec, count = worker.spec, worker.spec.gpu_count
-        free = spec.gpus - off_limits
-        there = (free & self._host.gpus_there if spec.on_cards and self._host.gpus_there else free) or free
+        there = self._host.there(spec) - off_limits or spec.gpus - off_limits
         large = [gpu for gpu in in_order(there) if not self._lacks(worker, gpu)]
         gpus = large if len(large) >= count else in_order(there)
         if comb(len(gpus), count) > GPU_SETS:
@@ -337,8 +323,7 @@ class Placement:
     def fits_elsewhere(self, group: Group, gpus: frozenset[GpuId]) -> bool:
         """Say whether a new process of a group, to which any GPUs will do, fits on others than its own among these."""
         worker = group.serving[0]
-        there = gpus & self._host.gpus_there if worker.spec.on_cards and self._host.gpus_there else gpus
-        claims = ({gpu: worker.spec.share} for gpu in there & worker.spec.gpus - worker.gpus)
+        claims = ({gpu: worker.spec.share} for gpu in self._host.there(worker.spec) & gpus - worker.gpus)
         free = [claim for claim in claims if not self._host.ledger.shortfall("", claim)]
         return sum(not self._lacks(worker, gpu) for claim in free for gpu in claim) >= worker.spec.gpu_count
 
@@ -427,80 +412,9 @@ class Placement:
         self._keep_up()
         found_for, never = self._never.get(group.name, (None, None))
         if found_for != (group.spec, group.enlisted):
-            never = self._find_never_loads(group)
+            never = why_never(self._host, group)
             self._never[group.name] = (group.spec, group.enlisted), never
         return never
-
-    def _find_never_loads(self, group: Group) -> Impossible | None:
-        each = (self._gpu_missing(w.spec) or self._too_small(w.spec, group.name) for w in group.enlisted)
-        return next((impossible for impossible in each if impossible is not None), None) or self._crowded(group)
-
-    def _gpu_missing(self, spec: WorkerSpec) -> Impossible | None:
-        if spec.any_of:
-            found = spec.gpus & self._host.gpus_there if spec.on_cards and self._host.gpus_there else spec.gpus
-            if len(found) >= spec.any_of:
-                return None
-            reason = f"it needs {spec.any_of} GPUs, and there {'is' if len(found) == 1 else 'are'} "
-            return Impossible("gpu_missing", reason + (", ".join(in_order(found)) or "none"), "correct its `gpus`")
-        missing = in_order(spec.gpus - self._host.gpus_there)
-        if not (missing and self._host.gpus_there and spec.on_cards):
-            return None
-        there = (
-            f"there {'are' if len(self._host.gpus_there) > 1 else 'is'} {', '.join(in_order(self._host.gpus_there))}"
-        )
-        gpus = f"GPU {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} not there"
-        return Impossible("gpu_missing", f"{gpus}: {there}", "correct its `gpus`")
-
-    def _too_small(self, spec: WorkerSpec, group: str) -> Impossible | None:
-        """Return why the worker is too large for its GPUs: by what is declared, else by its weights."""
-        largest = (
-            sorted(in_order(spec.gpus), key=lambda gpu: -self._host.sizes.get(gpu, 0)) if spec.any_of else spec.gpus
-        )
-        sizes = {
-            gpu: self._host.sizes[gpu] for gpu in in_order([*largest][: spec.gpu_count]) if gpu in self._host.sizes
-        }
-        if spec.memory:
-            share = spec.memory // spec.gpu_count
-            reason, remedy = f"it needs {share / GIB:.1f} GiB on each of its GPUs", "or correct its `memory`"
-            small = {gpu: size for gpu, size in sizes.items() if share > size}
-        else:
-            weights = self._host.weights.get(group, 0)
-            reason, remedy = f"its weights alone need {weights / GIB:.1f} GiB", "or a smaller model"
-            small = sizes if len(sizes) == spec.gpu_count and weights > sum(sizes.values()) else {}
-        if not small:
-            return None
-        has = ", ".join(f"GPU {gpu} has {size / GIB:.1f} GiB in all" for gpu, size in small.items())
-        return Impossible("model_too_large", f"{reason}, and {has}", f"give it more GPUs, {remedy}")
-
-    def _crowded(self, group: Group) -> Impossible | None:
-        """Return why members of a group, each small enough, can never be on one GPU, or on all of them, together."""
-        if len(group.serving) > 1 and (spec := group.serving[0].spec).any_of:
-            return self._too_many(spec, len(group.enlisted))
-        for gpu in in_order(group.gpus):
-            shares = [worker.share for worker in group.enlisted if gpu in worker.gpus]
-            capacity = self._host.sizes.get(gpu)
-            if len(shares) < 2 or (capacity is not None and WHOLE not in shares and sum(shares) <= capacity):
-                continue
-            if capacity is None or WHOLE in shares:
-                reason = f"{len(shares)} workers cannot share GPU {gpu}, all of which one may take"
-            else:
-                need = f"{len(shares)} workers on GPU {gpu} need {sum(shares) / GIB:.1f} GiB"
-                fit = f"{capacity // max(shares)} of them fit"
-                reason = f"{need}, and GPU {gpu} has {capacity / GIB:.1f} GiB in all: {fit}"
-            return Impossible("model_too_large", reason, "give each a GPU of its own")
-        return None
-
-    def _too_many(self, spec: WorkerSpec, count: int) -> Impossible | None:
-        """Return why so many replicas, to each of which any GPUs will do, are never there together."""
-        gpus = in_order(spec.gpus & self._host.gpus_there if spec.on_cards and self._host.gpus_there else spec.gpus)
-        slots = [1 if spec.share == WHOLE else self._host.sizes.get(gpu, spec.share) // spec.share for gpu in gpus]
-        fit = how_many_fit(slots, spec.any_of, count)
-        if fit >= count:
-            return None
-        each = "all" if spec.share == WHOLE else f"{spec.share / GIB:.1f} GiB"
-        what = f"each needs {each} of {spec.any_of} GPU{'s' if spec.any_of > 1 else ''}"
-        reason = f"{what}, and {fit} of {count} fit on GPU {', '.join(gpus)}"
-        return Impossible("model_too_large", reason, "ask for fewer replicas, or give it more GPUs")
 
     def too_few_places(self, group: Group) -> str:
         """Return why strangers leave no places for all replicas of a group to which any GPUs will do; else "".

@@ -87,9 +87,8 @@ class Spreading:
 
     def _slots(self, worker: Worker, off_limits: frozenset[GpuId]) -> dict[GpuId, int]:
         """Return how many such workers would fit on each of the GPUs if everybody else left."""
-        spec, there = worker.spec, self._host.gpus_there
-        gpus = spec.gpus & there if spec.on_cards and there else spec.gpus
-        return {gpu: self._slots_on(gpu, worker) for gpu in in_order((gpus or spec.gpus) - off_limits)}
+        gpus = self._host.there(worker.spec) or worker.spec.gpus
+        return {gpu: self._slots_on(gpu, worker) for gpu in in_order(gpus - off_limits)}
 
     def _slots_on(self, gpu: GpuId, worker: Worker) -> int:
         capacity = self._host.ledger.capacity.get(gpu, inf)
