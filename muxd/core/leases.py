@@ -140,6 +140,7 @@ class Leases:
         """Take a lease on a ready group for granted, as an earlier muxd did."""
         lease = Lease(lease_id, group.name, self._host.now, waiting, in_flight)
         self.all[lease_id] = group.granted[lease_id] = lease
+        self._note_demand(group)
         self._note_use(group)
         yield GrantLease(lease_id, group.url, group.generation)
 

@@ -18,6 +18,7 @@ from muxd.core.commands import (
 )
 from muxd.core.events import (
     AdoptedWorker,
+    DemandReported,
     GpusMeasured,
     LeaseAsked,
     LeaseEnded,
@@ -73,6 +74,14 @@ def test_a_lease_that_goes_on_is_granted_at_once_and_its_requests_are_waited_for
     assert book.group("a").in_flight == 2
     book >> SwitchAsked(2, 9, "b") << RevokeLease(1, "switch", "a gives way to b", 302.0)
     assert book >> LeaseEnded(3, 1) << SleepWorker("a", 2)
+
+
+def test_a_model_whose_lease_is_re_claimed_with_requests_in_flight_is_busy():
+    book = found(READY, ASLEEP)
+    book >> LeaseReclaimed(1, 1, "a", "http://a", in_flight=2) << GrantLease(1, "http://a", 1)
+    assert book >> LeaseAsked(1.5, 2, "b"), "it keeps its turn, and does not give way at once as an idle one would"
+    assert book >> DemandReported(3, 1, 2)
+    assert not book.group("a").gaps, "nobody has returned to it: its clients were there all along"
 
 
 @pytest.mark.parametrize(
