@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import read_arguments
-from .config import Config
 from .errors import ConfigError, MuxdError, in_words
 
 if TYPE_CHECKING:
     import socket
 
+    from .config import Config
     from .config.load import ConfigOverlay
     from .pool_share import PoolShare
 
@@ -151,7 +151,7 @@ def _router(options: Namespace) -> int:
 
     added = RouterCommand.of(options.flags)
 
-    def read() -> Config:
+    def read() -> "Config":
         config = _load(None, added)
         refuse_args(config.models, os.environ)
         return config
@@ -159,7 +159,7 @@ def _router(options: Namespace) -> int:
     return _run_daemon(read, can_upgrade=True)
 
 
-def _validate(options: Namespace, read: Callable[[], Config]) -> int:
+def _validate(options: Namespace, read: "Callable[[], Config]") -> int:
     from .validated import validate_once
 
     config = read()
@@ -205,7 +205,7 @@ def _demo(options: Namespace) -> int:
         return _run_daemon(lambda: _load(path).with_log_level(options.log_level))
 
 
-def _run_daemon(read: Callable[[], Config], *, can_upgrade: bool = False) -> int:
+def _run_daemon(read: "Callable[[], Config]", *, can_upgrade: bool = False) -> int:
     """Run the supervisor until it is shut down; `read` reads the configuration, now and for each reload.
 
     `can_upgrade`: the command line means the same when it is executed anew.
@@ -355,7 +355,7 @@ def _find_configuration(explicit: Path | None, added: "ConfigOverlay | None") ->
     return None if alone else find_config(explicit, os.environ).absolute()
 
 
-def _load(path: Path | None, added: "ConfigOverlay | None" = None) -> Config:
+def _load(path: Path | None, added: "ConfigOverlay | None" = None) -> "Config":
     from .config.load import load_config
 
     return load_config(path, os.environ, added)

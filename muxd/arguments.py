@@ -9,7 +9,7 @@ from pathlib import Path
 from . import __version__
 from .command_help import COMMAND_HELP
 from .command_parser import CommandParser
-from .config import LOG_LEVELS
+from .log_levels import LOG_LEVELS
 
 #: The programs whose configurations `muxd import` reads.
 PROGRAMS = ("llmux", "llama-swap")

@@ -8,8 +8,6 @@ from difflib import get_close_matches
 from itertools import takewhile
 from typing import Any, NoReturn
 
-from .config.names import nearest
-
 
 class CommandParser(ArgumentParser):
     """An argument parser whose errors suggest what was probably meant."""
@@ -59,6 +57,8 @@ class CommandParser(ArgumentParser):
 
     def _explain_no_flag(self, flag: str) -> str:
         """Return what to write in the place of a flag that this command does not have."""
+        from .config.names import nearest  # imported for an error only
+
         known = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         for meant in _OTHERS_FLAGS.get(flag, ()):
             if meant.partition(" ")[0] in known:

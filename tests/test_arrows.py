@@ -144,6 +144,7 @@ def test_the_proxy_knows_only_the_clients_side():
         "config",
         "errors",
         "protocol",
+        "log_levels",
         "ports",
         "notify",
         "own_log",
@@ -157,6 +158,10 @@ def test_what_muxd_tells_its_proxy_is_read_there_without_any_engine():
     read = f"muxd.config.load; config = muxd.config.load.config_from_supervisor({settings}, {{}})"
     found = loaded_by(f"{read}; assert config.capabilities.of('a').makes == 'text'; import sys")
     assert not [m for m in found if m.startswith(("muxd.engines", "muxd.simulator"))]
+
+
+def test_the_help_of_muxd_is_read_without_the_configuration():
+    assert not {"msgspec", "muxd.config"} & loaded_by("muxd.__main__, muxd.arguments; muxd.arguments.command_line()")
 
 
 def test_muxctl_starts_with_the_standard_library_alone():
@@ -229,7 +234,7 @@ main()
 
 def test_scripts_are_read_with_nothing_but_themselves():
     rooms = {m.split(".")[1] for m in loaded_by("muxd.importers.drop_in") if m.startswith("muxd.")}
-    assert rooms <= {"importers", "config", "errors"}
+    assert rooms <= {"importers", "config", "errors", "log_levels"}
 
 
 def test_without_a_script_nothing_is_loaded_to_read_one():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config import LOG_LEVELS
+from muxd.log_levels import LOG_LEVELS
 from muxd.log_names import own_log_file
 from muxd.own_log import in_journal, keep_log, setup_logging
 from muxd.shim.log import Log

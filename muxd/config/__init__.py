@@ -4,10 +4,9 @@ from .default_paths import find_config
 from .engine_options import SGLangOptions, Simulation, SimulatorOptions
 from .load import load_config, load_proxy_config, salvage_config
 from .model_schema import Memory, Model
-from .schema import LOG_LEVELS, Config, Daemon, Policy, Proxy
+from .schema import Config, Daemon, Policy, Proxy
 
 __all__ = [
-    "LOG_LEVELS",
     "Config",
     "Daemon",
     "Memory",

@@ -10,6 +10,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from muxd.log_levels import LOG_LEVELS
+
 from .declarations import key
 from .key_readers import as_moment, digest, key_name, moment, some_names, variable
 from .model_capabilities import NOTHING_TOLD, ToldCapabilities
@@ -36,8 +38,6 @@ MiB = 1 << 20
 
 #: Processes of one proxy.
 MOST_PROCESSES = 64
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
