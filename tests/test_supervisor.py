@@ -22,7 +22,8 @@ from muxd.config.readers import Address
 from muxd.config.schema import Key
 from muxd.core.events import Verb
 from muxd.errors import ConfigError, ModelNotFound, NeedsRestart, ShuttingDown
-from muxd.protocol import LeaseGranted, RevocationReason, UnloadWish
+from muxd.history.series import SeriesQuery
+from muxd.protocol import ActivityReport, KeyUsage, LeaseGranted, ModelActivity, RevocationReason, UnloadWish
 from muxd.supervisor import order_streams
 from muxd.supervisor.progress_pace import REPEAT
 
@@ -404,6 +405,29 @@ async def test_a_stop_is_forgotten_with_its_model(autojump_clock, tmp_path):
         await muxd.service.reload()
         assert muxd.saved.stopped == []
         assert not muxd.status("b")["stopped_by_operator"]
+
+
+async def test_figures_over_time_are_forgotten_with_their_model(autojump_clock, tmp_path):
+    told = ActivityReport(
+        models=(ModelActivity("a", tokens=5), ModelActivity("b", tokens=5)), keys=(KeyUsage("", "b", requests=1),)
+    )
+
+    def models(muxd: OneSupervisor) -> set[str]:
+        return set(muxd.service.series(SeriesQuery())["models"])
+
+    async with two_models(tmp_path) as muxd:
+        session = muxd.service.open_session()
+        session.take(told)
+        assert (models(muxd), muxd.status("b")["requests_per_min"]) == ({"a", "b"}, 1)
+        whole = wants(muxd, a_model("a"))
+        await muxd.service.reload()
+        session.take(told)  # the last requests of "b" end
+        assert models(muxd) == {"a"}
+        muxd.host.wanted = whole
+        await muxd.service.reload()
+        assert (models(muxd), muxd.status("b")["requests_per_min"]) == ({"a"}, None)
+        assert muxd.service.usage(1, None, "b")["usage"][0]["requests"] == 2
+        session.close()
 
 
 async def test_a_reload_that_takes_the_last_key_away_says_so(autojump_clock, tmp_path, caplog):

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ class History:
         self.series = Series()
         self.usage = UsageBook()
         self._rates = RequestRates()
+        self._models: frozenset[str] | None = None  # those of the configuration, once that was told
         if kept is not None:
             self.series.restore(kept.series, time.time())
             self.usage.restore(kept.usage)
@@ -53,10 +54,12 @@ class History:
         """Count what a proxy did."""
         now = time.time()
         for each in report.models:
-            self.series.give(now, report.seconds, each.model, each.tokens, each.first_tokens_s)
+            if self._has(each.model):
+                self.series.give(now, report.seconds, each.model, each.tokens, each.first_tokens_s)
         for usage in report.keys:
             self.usage.add(now, usage)
-            self._rates.add(time.monotonic(), usage.model, usage.requests)
+            if self._has(usage.model):
+                self._rates.add(time.monotonic(), usage.model, usage.requests)
 
     def requests_per_minute(self, model: str) -> int | None:
         """Return how many of a model's requests ended in the last minute; None where none has ended so far."""
@@ -64,7 +67,17 @@ class History:
 
     def note(self, gauges: Mapping[str, NotedModel]) -> None:
         """Take in how all models are now."""
-        self.series.note(time.time(), gauges)
+        self.series.note(time.time(), {model: each for model, each in gauges.items() if self._has(model)})
+
+    def keep_models(self, models: Iterable[str]) -> None:
+        """Keep series and rates of these models alone, those of the configuration; journals and usage keep all."""
+        self._models = frozenset(models)
+        self.series.forget(self._models)
+        self._rates.forget(self._models)
+
+    def _has(self, model: str) -> bool:
+        """Say whether the configuration has a model: one that is gone may still finish its last requests."""
+        return self._models is None or model in self._models
 
     def take(self) -> KeptRows:
         """Return what was not returned yet."""

@@ -1,6 +1,7 @@
 """How many requests of each model ended in the last minute, by what the processes of the proxy report each second."""
 
 from collections import deque
+from collections.abc import Set
 from typing import NamedTuple
 
 #: Seconds.
@@ -24,6 +25,10 @@ class RequestRates:
         reported.append(_Reported(now, count))
         while reported[0].at <= now - MINUTE:
             reported.popleft()
+
+    def forget(self, models: Set[str]) -> None:
+        """Forget the models that are none of these."""
+        self._reported = {model: self._reported[model] for model in self._reported.keys() & models}
 
     def per_minute(self, now: float, model: str) -> int | None:
         """Return how many ended in the last minute; None where none has ended so far."""

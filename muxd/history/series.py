@@ -6,7 +6,7 @@ requests, tokens or GPU memory: they take 0.2 MB.
 
 from array import array
 from bisect import insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from math import floor, inf, isnan, nan
 from typing import Any, NamedTuple
 
@@ -144,9 +144,9 @@ class Series:
             self._rings[model] = {step: Ring(step, size) for step, size in STEPS.items()}
         return self._rings[model]
 
-    def forget(self, models: Iterable[str]) -> None:
-        """Forget the models that are none of these: the configuration has them no more."""
-        self._rings = {model: self._rings[model] for model in self._rings.keys() & set(models)}
+    def forget(self, models: Set[str]) -> None:
+        """Forget the models that are none of these."""
+        self._rings = {model: self._rings[model] for model in self._rings.keys() & models}
 
     def earliest(self, now: float, step: int) -> float:
         """Return from when on there can be figures for steps of this length."""

@@ -132,6 +132,7 @@ class Supervisor:
         numbers = count(1)
         self._orders = OrderStreams()
         self._history = history if history is not None else History()
+        self._history.keep_models(model.name for model in config.models)
         self.journal = self._history.events
         self.decisions = DecisionJournal(config.daemon.state_dir / "decisions.journal")
         limit_of = self._runners.concurrency_limit

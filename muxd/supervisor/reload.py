@@ -148,6 +148,7 @@ class Reloader:
         self.config = reload.wanted
         self.is_written, self.failed = False, None
         context.runners.take_over(self.config, reload.plan.steps)
+        context.history.keep_models(model.name for model in self.config.models)
         context.proxy.reconfigure(self.config)
         context.sessions.places.renew()
         if any(key.startswith("muxd.log_") for key in reload.plan.settings):

@@ -101,5 +101,5 @@ def test_a_clock_that_goes_back_breaks_nothing():
 def test_models_that_the_configuration_has_no_more_are_forgotten():
     series = Series()
     series.note(NOW, {"a": NotedModel(1, 0, 0), "b": NotedModel(1, 0, 0)})
-    series.forget(["b"])
+    series.forget({"b"})
     assert series.read(NOW, NOW, NOW, 1, FIELDS)["models"].keys() == {"b"}
