@@ -1,7 +1,8 @@
 """The core's events, written down so that every decision can be made once more: `muxd replay`.
 
 A journal is a file of records.  The first has the core as it was then, each other one an event, when it was told, and a
-checksum of the commands that came of it.  The core is a function of its events: fed with them it must decide the same.
+checksum of the commands that came of it.  The core is a function of its events: fed with them it must decide the same,
+in the build that wrote them, which the first record names by its version and a digest of the core's source.
 When a file has SEGMENT bytes, another one is begun with the core as it is by then, and the last one kept beside it.
 
 Records are pickles, which keep floats and enumerations as they are.  They are read by a reader that makes objects of
@@ -27,6 +28,7 @@ from zlib import crc32
 
 import trio
 
+import muxd.core
 from muxd import __version__
 from muxd.core.commands import Command
 from muxd.core.events import Event, Reconfigured
@@ -45,7 +47,8 @@ SEGMENT = 16 << 20
 _MOST_WAITING = 8 << 20
 
 _PACE, _LAST_PATIENCE = 2.0, 2.0
-_MAGIC = b"muxd decisions 1\n"
+_KIND = b"muxd decisions "
+_MAGIC = _KIND + b"2\n"
 _LENGTH = struct.Struct("<I")
 
 #: What a journal may have besides the core's classes.
@@ -68,6 +71,7 @@ class DecisionJournal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._build = core_digest()
         self._is_kept = False
         self._waiting: list[bytes] = []
         self._size = 0  # of the file and of what waits for it
@@ -80,7 +84,7 @@ class DecisionJournal:
         if self._is_kept and self._begins_anew:
             self._begins_anew = False
             self._waiting, self._waiting_size, self._size = [], 0, 0
-            self._append(pickle.dumps((__version__, time.time(), freeze(scheduler)), 5), begins=True)
+            self._append(pickle.dumps((__version__, self._build, time.time(), freeze(scheduler)), 5), begins=True)
 
     def record(self, event: Event, commands: Sequence[Command]) -> None:
         if not self._is_kept or self._begins_anew:
@@ -127,6 +131,12 @@ class DecisionJournal:
             return False
         self._trouble = ""
         return True
+
+
+def core_digest() -> str:
+    """Return a digest of the core's source as it is on disk now: two builds of one version may differ in it."""
+    files = sorted(Path(muxd.core.__path__[0]).glob("*.py"))
+    return f"{crc32(b''.join(file.read_bytes() for file in files)):08x}"
 
 
 def checksum(commands: Sequence[Command]) -> int:
@@ -185,15 +195,19 @@ def read_journal(path: Path) -> tuple[Scheduler, float, Iterator[Decision]]:
         data = path.read_bytes()
     except OSError as error:
         raise NotAJournal(f"{in_words(error)}; muxd keeps its journal in state_dir/decisions.journal") from None
-    if not data.startswith(_MAGIC):
+    if not data.startswith(_KIND):
         raise NotAJournal(f"{path} is no journal of muxd's decisions; state_dir/decisions.journal is one")
+    if not data.startswith(_MAGIC):
+        raise NotAJournal(f"{path} was written by another build of muxd, in another form: replay it with that one")
     records = _records(data)
     if (first := next(records, None)) is None:
         raise NotAJournal(f"{path} was not written as far as its first record ends: nothing can be read of it")
     try:
-        version, began, core = thaw(first)
+        version, build, began, core = thaw(first)
         if version != __version__:
             raise NotAJournal(f"{path} is of muxd {version}, and this is {__version__}: replay it with that one")
+        if build != core_digest():
+            raise NotAJournal(f"{path} was written by another build of muxd {version}: replay it with that one")
         scheduler = thaw(core)
         assert isinstance(scheduler, Scheduler)
     except NotAJournal:

@@ -113,9 +113,10 @@ def test_an_end_that_was_not_written_whole_is_left_out(tmp_path):
     [
         (None, "muxd keeps its journal in state_dir/decisions.journal"),
         (b"hello", "is no journal of muxd's decisions"),
-        (b"muxd decisions 1\n", "was not written as far as its first record ends: nothing can be read of it"),
-        (b"muxd decisions 1\n\x04\0\0\0abc", "was not written as far as its first record ends"),
-        (b"muxd decisions 1\n\x04\0\0\0abcd", "is damaged at its beginning"),
+        (b"muxd decisions 1\n\x04\0\0\0abcd", "was written by another build of muxd, in another form: replay it with"),
+        (b"muxd decisions 2\n", "was not written as far as its first record ends: nothing can be read of it"),
+        (b"muxd decisions 2\n\x04\0\0\0abc", "was not written as far as its first record ends"),
+        (b"muxd decisions 2\n\x04\0\0\0abcd", "is damaged at its beginning"),
     ],
 )
 def test_what_is_no_journal_is_told(tmp_path, content, said):
@@ -133,6 +134,16 @@ def test_the_journal_of_another_muxd_is_for_that_one(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "__version__", "99")
     with pytest.raises(NotAJournal, match=r"is of muxd .*, and this is 99: replay it with that one"):
         read_journal(path)
+
+
+def test_the_journal_of_another_build_is_for_that_one(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr("muxd.core.__path__", [str(tmp_path)])
+        (tmp_path / "scheduler.py").write_text("# an earlier core")
+        journal = journal_at(tmp_path / "decisions.journal")
+        recorded(journal, 0, "whole")
+    with pytest.raises(NotAJournal, match=r"was written by another build of muxd .*: replay it with that one"):
+        read_journal(written(journal))
 
 
 class Calls:
