@@ -8,7 +8,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import suppress
-from threading import Thread
+from threading import Thread, Timer
 from types import FrameType
 from typing import Any
 
@@ -37,6 +37,9 @@ EXITS = EVERYWHERE | {
 #: Seconds from SIGTERM to SIGKILL for a command whose loan is recalled.
 PATIENCE = 30.0
 
+#: Seconds within which muxd refuses or lends at once; who waits longer is told so.
+ANSWERED = 0.3
+
 #: Seconds between two attempts to reach a muxd that is gone.
 RETRY = 1.0
 
@@ -59,12 +62,16 @@ def run(options: Namespace) -> int:
     body: dict[str, Any] = {"gpus": [gpu.strip() for gpu in options.gpus.split(",")]}
     body |= {"preemptible": options.preemptible, "refuses": options.refuse}
     body |= {"for_s": seconds} if seconds is not None else {}
+    waiting = f"muxctl: GPU {options.gpus}: waiting until models have left it\n"
+    notice = Timer(ANSWERED, sys.stderr.write, (waiting,))
     lines = stream(path, "POST", "/v1/loans", body)
+    notice.start()
     try:
-        print(f"muxctl: GPU {options.gpus}: waiting until models have left it", file=sys.stderr)
         lent = _granted(lines)
     except KeyboardInterrupt:
         raise CommandFailed("not lent: nothing was started", ExitCode.INTERRUPTED) from None
+    finally:
+        notice.cancel()
     return _Borrowing(path, lent, options.command).run(lines)
 
 

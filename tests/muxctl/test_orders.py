@@ -180,6 +180,29 @@ def test_who_holds_yields_or_lends_for_a_time_gives_one(muxctl, words, time, sai
     assert (code, "--for" in err, said in err) == (2, True, True)
 
 
+def test_a_loan_that_is_refused_is_not_waited_for(muxd, muxctl):
+    def refuse(talk):
+        talk.stream()
+        talk.chunk(failed("gpu_not_found", "there is no GPU 7"))
+        talk.end()
+
+    muxd.scripts["POST /v1/loans"] = refuse
+    assert muxctl("lend", "7", "--", "true")[1:] == ("", "muxctl: there is no GPU 7\n")
+
+
+def test_who_waits_for_a_loan_is_told_so(muxd, process):
+    def keep(talk):
+        talk.stream()
+        talk.wait_for_close()
+
+    muxd.scripts["POST /v1/loans"] = keep
+    child = process("--socket", str(muxd.path), "lend", "0", "--", "true")
+    assert child.stderr.readline() == "muxctl: GPU 0: waiting until models have left it\n"
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=20)[1] == "muxctl: not lent: nothing was started\n"
+    assert child.returncode == 130
+
+
 def test_there_are_no_fewer_replicas_than_none(muxctl):
     code, _, err = muxctl("scale", "qwen", "-1")
     assert (code, "'-1' is not a number of replicas" in err) == (2, True)
