@@ -122,6 +122,11 @@ def test_the_core_knows_nothing_of_the_outside(module):
     assert {name.split(".")[0] for name in imports()[module]} <= PURE | {"muxd"}
 
 
+def test_the_core_says_what_each_of_its_files_is_for():
+    told = re.findall(r"`(\w+)`", ast.get_docstring(ast.parse((MUXD / "core/__init__.py").read_text())) or "")
+    assert set(told) - {"concurrency_limit"} == {path.stem for path in (MUXD / "core").glob("*.py")} - {"__init__"}
+
+
 @cache
 def loaded_by(module: str) -> set[str]:
     code = f"import sys, {module}; print(*sys.modules)"

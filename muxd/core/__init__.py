@@ -1,4 +1,16 @@
 """The decisions of muxd, with no I/O: events go in, commands come out.
 
-Nothing here knows trio, the operating system, the clock, an engine or a GPU library.
+Nothing here knows trio, the operating system, the clock, an engine or a GPU library.  From the floor up:
+
+- words: `states`, `spec`, `events`, `commands`;
+- one of each, with what is known of it: `worker`, `lease`, `answer_book`, `order`, `validation`, `group`, and `quorum`;
+- memory: `ledger`; who fits where is `placement`, with `clearing`, `eviction`, `spreading` and `impossible`;
+- the books of the host, and what can be done by them: `host_state`, `lease_book`, `replicas`, `standby`, `adoption`;
+- whose turn it is: `policy` is arithmetic, `lineup` asks it for all who wait, `switching` decides and carries out;
+- what else is brought forward after each event: `orders`, `validations`, `scaling`, `idling`, `loans`, `prefetching`,
+  `shutdown`;
+- what comes in: `scheduler`, with `worker_events`, `operator_requests` and `refusals`;
+- what is read off it: `view`, `progress`.
+
+`places`, which deals out the places of a `concurrency_limit`, stands apart: the supervisor has one for each model.
 """

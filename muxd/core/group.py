@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from math import inf
 
 from . import policy
-from .answers import Answers
+from .answer_book import AnswerBook
 from .events import Verb
 from .lease import Lease
 from .ledger import GpuId, in_order
@@ -52,7 +52,7 @@ class Group:
         self.idle_since: float | None = None  # its last answer ended then; None: requests run or wait, or never did
         self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # seconds from an answer to the next request
         self.uses: deque[float] = deque(maxlen=USES)  # when requests last came to it while it was idle
-        self.answers = Answers()
+        self.answers = AnswerBook()
         self.oldest_since = inf  # since when its oldest answer is under way; inf: none is, or nobody knows
         self.drain_deadline = inf
         self.drained_for = ("", "")  # the reason of its last drain, and the message to the leases' holders
@@ -204,7 +204,7 @@ class Group:
         assert self.pending_spec is not None
         self.spec, self.pending_spec = self.pending_spec, None
         self.gaps.clear()
-        self.answers = Answers()
+        self.answers = AnswerBook()
         self._take_members(now)
         self.enlist(self.serving)
         self.let_spare(self.serving[self.spec.replicas or self.most :], now)

@@ -1,7 +1,7 @@
 """The GPU host as the core sees it: the books of its groups, their workers, the memory and the leases.
 
-Here is what can be done to a group or a worker, each with the commands that it takes, and in `leases` what is done to
-leases; when to do it is decided in `switching` and `scheduler`, and who fits where in `placement`.
+Here is what can be done to a group or a worker, each with the commands that it takes, and in `lease_book` what is done
+to leases; when to do it is decided in `switching` and `scheduler`, and who fits where in `placement`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ from .commands import (
     WakeWorker,
 )
 from .group import Group
-from .leases import Leases
+from .lease_book import LeaseBook
 from .ledger import GIB, HOST_RAM, GpuId, Ledger, in_order
 from .placement import Placement, claiming
 from .quorum import derived_state
@@ -60,7 +60,7 @@ class HostState:
         self.scalable: list[Group] = []  # those of which more or fewer replicas may serve
         self.with_gate: list[Group] = []  # those whose only worker has, or had, its next process wait at a gate
         self.placement = Placement(self)
-        self.leases = Leases(self)
+        self.leases = LeaseBook(self)
         for spec in specs:
             self.add(spec)
 

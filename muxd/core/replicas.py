@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from .commands import Command, DrainWorker, RecordScale
 from .group import Group
 from .host_state import HostState
-from .leases import END_GRACE
+from .lease_book import END_GRACE
 from .spec import GroupSpec
 from .states import WorkerState
 from .worker import Worker

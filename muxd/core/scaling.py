@@ -19,7 +19,7 @@ from .commands import Command, FailOrder, RecordScale
 from .events import OrderGiven, Verb
 from .group import Group
 from .host_state import HostState
-from .leases import END_GRACE
+from .lease_book import END_GRACE
 from .ledger import GpuId
 from .orders import Orders
 from .spec import Scaling

@@ -42,7 +42,7 @@ from .clearing import Eviction
 from .commands import Cause, Command, Comparison, FailSwitch, FinishSwitch, RecordSwitch
 from .group import Group
 from .host_state import HostState
-from .leases import END_GRACE
+from .lease_book import END_GRACE
 from .ledger import GpuId
 from .lineup import AT_ONCE, NOBODY, Blockers, Lineup, waits
 from .spec import NO_DEFAULT, DefaultGroup

@@ -47,7 +47,7 @@ from .liveness import LivenessProbe
 from .loading import Loading
 from .port_ownership import PortOwnership
 from .proof_keeper import ProofKeeper
-from .start import CannotStart, Start
+from .start import Start, StartFailed
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class WorkerProcess:
                 return await self._live(self._server)
             try:
                 self._server = await self._start.run(self._model, held)
-            except CannotStart as error:
+            except StartFailed as error:
                 return self._end(error.failure, f"cannot start: {error.reason}", error.code)
             return await self._live(self._server)
 

@@ -21,7 +21,7 @@ from .gpu_memory import GpuMemoryTracker
 from .launch import LaunchedServer, WorkerContext, launch
 
 
-class CannotStart(Exception):
+class StartFailed(Exception):
     """Nothing was started; `failure` says whether another start may help."""
 
     def __init__(self, failure: Failure, reason: str, code: str = "") -> None:
@@ -49,16 +49,16 @@ class Start:
         self._before_launch.cancel()
 
     async def run(self, model: Model, held: ExitStack) -> LaunchedServer:
-        """Reserve a port, for as long as `held` is open, wait for GPU memory, and launch; raise CannotStart."""
+        """Reserve a port, for as long as `held` is open, wait for GPU memory, and launch; raise StartFailed."""
         await _check_script(model)
         try:
             port = model.port
             if port or model.script is None:  # a script's port that nobody says is found once its server listens
                 port = held.enter_context(closing(Reservation(port))).port
         except PortTaken as error:
-            raise CannotStart(Failure.REFUSED, error.message, error.code) from None
+            raise StartFailed(Failure.REFUSED, error.message, error.code) from None
         except OSError as error:
-            raise CannotStart(Failure.EXITED, f"no port can be reserved: {in_words(error)}") from None
+            raise StartFailed(Failure.EXITED, f"no port can be reserved: {in_words(error)}") from None
         gate_port = 0
         if self._wait is None:
             await self._await_memory()
@@ -78,18 +78,18 @@ class Start:
             raise _cannot_run(error, f"its work folder cannot be made: {in_words(error)}") from None
 
     async def _await_memory(self) -> None:
-        """Wait until there is room on the worker's GPUs; raise CannotStart."""
+        """Wait until there is room on the worker's GPUs; raise StartFailed."""
         missing: str | None = None
         with self._before_launch:
             missing = await self._gpu_memory.until_room_to_load()
         if self._before_launch.cancel_called:
-            raise CannotStart(Failure.EXITED, "it was stopped first")
+            raise StartFailed(Failure.EXITED, "it was stopped first")
         if missing is not None:
             raise _caused(diagnosis.of_missing_memory(missing))
 
 
 async def _check_script(model: Model) -> None:
-    """Raise CannotStart where a launch script has changed since muxd read it.
+    """Raise StartFailed where a launch script has changed since muxd read it.
 
     The new text may name a port or GPUs that belong to another model.
     """
@@ -98,10 +98,10 @@ async def _check_script(model: Model) -> None:
         raise _caused(diagnosis.of_changed_script(path), Failure.REFUSED)
 
 
-def _cannot_run(error: BaseException | None, reason: str, code: str = "") -> CannotStart:
+def _cannot_run(error: BaseException | None, reason: str, code: str = "") -> StartFailed:
     cause = diagnosis.of_failed_exec(error.errno if isinstance(error, OSError) else None, reason)
-    return _caused(cause) if cause is not None else CannotStart(Failure.EXITED, reason, code)
+    return _caused(cause) if cause is not None else StartFailed(Failure.EXITED, reason, code)
 
 
-def _caused(cause: Diagnosis, failure: Failure = Failure.EXITED) -> CannotStart:
-    return CannotStart(failure, str(cause), cause.code)
+def _caused(cause: Diagnosis, failure: Failure = Failure.EXITED) -> StartFailed:
+    return StartFailed(failure, str(cause), cause.code)

@@ -16,7 +16,7 @@ from .worker import NEWEST
 DRAINS = 8
 
 
-class Answers:
+class AnswerBook:
     """What was learned of the answers of one group."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ SAME_AGE = 1.0
 END_GRACE = 1.0
 
 
-class Leases:
+class LeaseBook:
     def __init__(self, host: HostState) -> None:
         self._host = host
         self.all: dict[int, Lease] = {}
