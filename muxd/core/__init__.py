@@ -5,7 +5,8 @@ Nothing here knows trio, the operating system, the clock, an engine or a GPU lib
 - words: `states`, `spec`, `events`, `commands`;
 - one of each, with what is known of it: `worker`, `lease`, `answer_book`, `order`, `validation`, `group`, and `quorum`;
 - memory: `ledger`; who fits where is `placement`, with `clearing`, `eviction`, `spreading` and `impossible`;
-- the books of the host, and what can be done by them: `host_state`, `lease_book`, `replicas`, `standby`, `adoption`;
+- the books of the host, and what can be done by them: `host_state`, `lease_book`, `replicas`, `routers`, `standby`,
+  `adoption`;
 - whose turn it is: `policy` is arithmetic, `lineup` asks it for all who wait, `switching` decides and carries out;
 - what else is brought forward after each event: `orders`, `validations`, `scaling`, `idling`, `loans`, `prefetching`,
   `shutdown`;

@@ -15,9 +15,9 @@ from .commands import (
     SleepWorker,
     StartWorker,
     StopWorker,
-    SyncRouter,
     WakeWorker,
 )
+from .events import GpusMeasured, HostRamLimited, WeightsSeen
 from .group import Group
 from .lease_book import LeaseBook
 from .ledger import GIB, HOST_RAM, GpuId, Ledger, in_order
@@ -244,6 +244,21 @@ class HostState:
             if worker.is_down and (not keeps or worker.is_spare or self.ledger.has_no_weights(worker.name)):
                 self.ledger.give_back(worker.name)
 
+    def learn(self, event: GpusMeasured | HostRamLimited | WeightsSeen) -> None:
+        """Take in what was learned of the host itself."""
+        match event:
+            case GpusMeasured(_, totals, there, strangers, left):
+                self.sizes |= totals
+                self.gpus_there = there or self.gpus_there
+                self.ledger.capacity |= {**self.sizes, **left}
+                self.forget_excess()
+                self.strangers = dict(strangers)
+            case HostRamLimited(_, size):
+                self.ledger.capacity[HOST_RAM] = size
+            case WeightsSeen(_, sizes):
+                self.weights = dict(sizes)
+        self.learned += 1
+
     def forget_excess(self) -> None:
         """Forget what was measured of processes that had more than workers may have: each is alone on its GPUs then.
 
@@ -390,20 +405,6 @@ class HostState:
         for worker in group.members:
             if worker.state in states:
                 yield from self.move(worker, WorkerState.UNLOADED, worker.reason if reason is None else reason)
-
-    def tend_router(self, group: Group) -> Iterator[Command]:
-        """Tell the group's router which members serve, or end it with the last of them."""
-        router = group.router
-        if router is None:
-            return
-        if router.state in RUNNING and all(w.is_down or w.state is WorkerState.STUCK for w in group.serving):
-            yield from self.stop_worker(router, "no worker of its group is left", kill=True)
-        elif router.state is WorkerState.READY:
-            serve = (WorkerState.READY, WorkerState.DRAINING)
-            urls = tuple(worker.url for worker in group.enlisted if worker.state in serve)
-            if urls != group.told:
-                group.told, group.routed = urls, group.routed.intersection(urls)
-                yield SyncRouter(group.name, urls)
 
     def resume(self, group: Group, reason: str) -> Iterator[Command]:
         """Let a group serve again that drains for nothing any more, with the leases that are still held.

@@ -8,7 +8,7 @@ next look.  Owned by one task; synchronous; no I/O.
 from collections.abc import Iterable, Iterator
 from math import inf
 
-from . import adoption
+from . import adoption, routers
 from .commands import (
     AnswerUnload,
     Command,
@@ -50,7 +50,6 @@ from .events import (
 from .group import Group
 from .host_state import HostState
 from .idling import Idling
-from .ledger import HOST_RAM
 from .lineup import AT_ONCE
 from .loans import Loans
 from .operator_requests import OperatorRequests
@@ -168,19 +167,8 @@ class Scheduler:
                 yield from self._orders.unload(self.host.groups[name], ticket)
             case Reconfigured():
                 yield from self._reconfigured(event)
-            case GpusMeasured(_, totals, there, strangers, left):
-                self.host.sizes |= totals
-                self.host.gpus_there = there or self.host.gpus_there
-                self.host.ledger.capacity |= {**self.host.sizes, **left}
-                self.host.forget_excess()
-                self.host.strangers = dict(strangers)
-                self.host.learned += 1
-            case HostRamLimited(_, size):
-                self.host.ledger.capacity[HOST_RAM] = size
-                self.host.learned += 1
-            case WeightsSeen(_, sizes):
-                self.host.weights = dict(sizes)
-                self.host.learned += 1
+            case GpusMeasured() | HostRamLimited() | WeightsSeen():
+                self.host.learn(event)
             case ShutdownAsked(_, deadline):
                 yield from self._shutdown.ask(deadline)
             case HandoverAsked():
@@ -194,7 +182,7 @@ class Scheduler:
             case WorkerDrained():
                 pass
             case RouterSynced(_, name, urls) if name in self.host.groups:
-                yield from self._worker_events.router_synced(self.host.groups[name], urls)
+                yield from routers.synced(self.host, self.host.groups[name], urls)
             case RouterSynced():
                 pass
             case _ if event.worker in self.host.workers:
@@ -253,7 +241,7 @@ class Scheduler:
         if is_over:
             yield from self._shutdown.settle()
         elif self._is_handing_over:
-            yield from self._tend_routers()
+            yield from routers.tend(self.host)
             if all(worker.state in LEAVABLE for worker in self.host.workers.values()):
                 yield FinishHandover()
             return  # nothing is looked at again
@@ -274,12 +262,8 @@ class Scheduler:
             yield from self.loans.grant()
             yield from self._standbys.settle()
         yield from self._prefetching.settle()
-        yield from self._tend_routers()
+        yield from routers.tend(self.host)
         yield from self._set_timer()
-
-    def _tend_routers(self) -> Iterator[Command]:
-        for group in self.host.composed:
-            yield from self.host.tend_router(group)
 
     def _grant(self) -> Iterator[Command]:
         for group in self.host.in_state(WorkerState.READY):

@@ -1,4 +1,4 @@
-"""What became of workers and routers: what their events mean for a worker, its group, and the leases on that."""
+"""What became of workers: what their events mean for them, their groups, and the leases on these."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,6 @@ from .events import (
     WorkerReady,
     WorkerStuck,
 )
-from .group import Group
 from .host_state import HostState
 from .orders import Orders
 from .quorum import carries
@@ -130,11 +129,3 @@ class WorkerEvents:
             message = f"the worker of {worker.name} {message}"
             yield from self._host.leases.cut_off(group, code, message)
         yield from self._host.move(worker, to, why)
-
-    def router_synced(self, group: Group, urls: tuple[str, ...]) -> Iterator[Command]:
-        """Take in whom a group's router passes requests to, of those that it was last told."""
-        group.routed, group.listed = frozenset(group.told or ()).intersection(urls), frozenset(urls)
-        yield from self._host.derive(group)
-        if not carries(group):
-            message = f"the router of {group.name} knows no worker that answers"
-            yield from self._host.leases.cut_off(group, "worker_exited", message)
