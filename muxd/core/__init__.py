@@ -3,7 +3,8 @@
 Nothing here knows trio, the operating system, the clock, an engine or a GPU library.  From the floor up:
 
 - words: `states`, `spec`, `events`, `commands`;
-- one of each, with what is known of it: `worker`, `lease`, `answer_book`, `order`, `validation`, `group`, and `quorum`;
+- one of each, with what is known of it: `worker`, `cost`, `lease`, `answer_book`, `order`, `validation`, `group`,
+  `quorum`;
 - memory: `ledger`; who fits where is `placement`, with `clearing`, `eviction`, `spreading` and `impossible`;
 - the books of the host, and what can be done by them: `host_state`, `lease_book`, `replicas`, `routers`, `standby`,
   `adoption`;

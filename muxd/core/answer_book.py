@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from math import log
 
 from . import policy
+from .cost import NEWEST
 from .lease import Lease
-from .worker import NEWEST
 
 #: So many of its last drains tell how long a group's answers take.
 DRAINS = 8

@@ -7,10 +7,10 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import eviction
+from .cost import Cost
 from .group import Group
 from .ledger import HOST_RAM, WHOLE, GpuId, Holding, in_order
 from .states import COMING, WorkerState
-from .worker import Cost
 
 if TYPE_CHECKING:
     from .host_state import HostState

@@ -12,6 +12,7 @@ from math import inf
 
 from . import policy
 from .answer_book import AnswerBook
+from .cost import Cost
 from .events import Verb
 from .lease import Lease
 from .ledger import GpuId, in_order
@@ -19,7 +20,7 @@ from .order import Order
 from .spec import GroupSpec, Role, Rung
 from .states import DOWN, LEAVING, LOST, UP, WorkerState
 from .validation import Validation
-from .worker import Cost, Worker
+from .worker import Worker
 
 #: So many of the last times that a group was wanted tell how often it is: LRU-K (O'Neil et al., SIGMOD 1993).
 USES = 8

@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .clearing import Eviction
+from .cost import Cost
 from .events import Verb
 from .group import Group
 from .host_state import HostState
@@ -20,7 +21,7 @@ from .placement import why_kept_out
 from .states import AT_REST, COMING, LEAVING, WorkerState
 from .switching import Switching
 from .validation import Cycle, Validation
-from .worker import Cost, Worker
+from .worker import Worker
 
 #: An estimate is good that differs from what comes by no more than this share of that.
 NEAR = 0.25

@@ -8,13 +8,11 @@ from zlib import crc32
 
 from msgspec import Struct
 
+from .cost import BY_LEVEL, COMPLETES, FROM_GATE, LEVELS, Cost, Costs, guesses
 from .events import Failure
 from .ledger import HOST_RAM, WHOLE, Claim, GpuId, Holding, in_order
 from .spec import Learned, Role, Troubles, WorkerSpec
 from .states import DOWN, MOVES, OFF, WorkerState
-
-#: How much the newest measurement counts in a moving average.
-NEWEST = 0.3
 
 #: Delays before a restart, in seconds, by the number of failures in a row: at once, then 1, 2, 4 ... 60.
 BACKOFF_CAP = 60.0
@@ -25,6 +23,10 @@ BAD_LEVELS = 2
 
 #: After so many wakes in a row that were wrong, the worker no longer sleeps at the levels that they came from.
 WRONG_WAKES = 2
+
+
+#: The fields of Troubles that a worker has as they are there.
+_TROUBLES = set(Troubles.__struct_fields__) - {"waits", "reason", "retry_at", "failures", "ready_since"}
 
 
 class IllegalMove(AssertionError):
@@ -44,45 +46,6 @@ class PendingFailure(Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class Cost:
-    """A duration in seconds: a guess until it was measured, then a moving average."""
-
-    seconds: float
-    measured: bool = False
-
-    @property
-    def known(self) -> float:
-        """Return the seconds where they were measured; a guess counts for nothing."""
-        return self.seconds if self.measured else 0.0
-
-    def learn(self, seconds: float) -> None:
-        self.seconds = seconds if not self.measured else self.seconds + NEWEST * (seconds - self.seconds)
-        self.measured = True
-
-
-#: States whose duration depends on the sleep level.
-_BY_LEVEL = (WorkerState.WAKING, WorkerState.FALLING_ASLEEP)
-
-#: Levels at which a process can sleep; at level 3 it has ended.
-_LEVELS = (0, 1, 2)
-
-#: What a start takes from the gate at which its process has waited; of one from nothing the level is None.
-FROM_GATE = (WorkerState.STARTING, 3)
-
-
-def _costs() -> dict[tuple[WorkerState, int | None], Cost]:
-    """Return what each state takes, by level where that matters."""
-    return {
-        (WorkerState.STARTING, None): Cost(60.0),
-        FROM_GATE: Cost(20.0),
-        (WorkerState.STOPPING, None): Cost(5.0),
-        (WorkerState.DRAINING, None): Cost(5.0),
-        **{(WorkerState.WAKING, level): Cost(5.0 if level else 1.0) for level in _LEVELS},
-        **{(WorkerState.FALLING_ASLEEP, level): Cost(1.0) for level in _LEVELS},
-    }
-
-
-@dataclass(slots=True)
 class Worker:
     """One process tree, and what is learned of its lives."""
 
@@ -93,7 +56,7 @@ class Worker:
     reason: str = ""  # why it is in this state, where that needs saying
     url: str = ""
     generation: int = 0  # counts its starts and wakes
-    costs: dict[tuple[WorkerState, int | None], Cost] = field(default_factory=_costs)
+    costs: Costs = field(default_factory=guesses)
     launched: int | None = None  # the level for which its process was launched, where that is not the configured one
     launch_note: str = ""  # why
     peak: int = 0  # the most bytes that its process was measured to have had on one GPU when it fell asleep; 0: unknown
@@ -161,26 +124,13 @@ class Worker:
             reason=self.reason if waits else "",
             retry_at=self.retry_at if waits else 0.0,
             failures=tuple(self.failures),
-            in_a_row=self.in_a_row,
-            restarts=self.restarts,
-            trial=self.trial,
             ready_since=self.ready_since if self.failures or self.in_a_row else None,
-            bad_levels=self.bad_levels,
-            level_trouble=self.level_trouble,
-            wrong_wakes=self.wrong_wakes,
-            woke_wrong_count=self.woke_wrong_count,
-            distrusted=self.distrusted,
-            ended=self.ended,
-            ended_code=self.ended_code,
-            ended_at=self.ended_at,
-            awaits_port=self.awaits_port,
+            **{name: getattr(self, name) for name in _TROUBLES},
         )
 
     def recall_troubles(self, troubles: Troubles, now: float) -> None:
         """Go on with what went wrong under an earlier muxd; one that waited for another start waits on."""
-        for name in ("in_a_row", "restarts", "trial", "ready_since", "bad_levels", "level_trouble", "wrong_wakes"):
-            setattr(self, name, getattr(troubles, name))
-        for name in ("woke_wrong_count", "distrusted", "ended", "ended_code", "ended_at", "awaits_port"):
+        for name in ("ready_since", *_TROUBLES):
             setattr(self, name, getattr(troubles, name))
         self.failures = deque(troubles.failures)
         if troubles.waits:
@@ -258,7 +208,7 @@ class Worker:
     def move(self, to: WorkerState, now: float, reason: str = "") -> None:
         if to not in MOVES[self.state]:
             raise IllegalMove(f"{self.name}: {self.state} -> {to} ({reason}); before that: {'; '.join(self.story)}")
-        if to in _COMPLETES.get(self.state, ()):
+        if to in COMPLETES.get(self.state, ()):
             self.took[self.state] = now - self.since
             if self._is_typical:
                 self.costs[self._cost_key].learn(now - self.since)
@@ -284,7 +234,7 @@ class Worker:
         """Return under which key the cost of the worker's present state is; a start is told by where it begins."""
         if self.state is WorkerState.STARTING and self.is_at_gate:
             return FROM_GATE
-        return self.state, self.level if self.state in _BY_LEVEL else None
+        return self.state, self.level if self.state in BY_LEVEL else None
 
     def adopt(self, state: WorkerState, now: float, reason: str) -> None:
         """Begin in the state in which an earlier muxd has left the worker: the one way that MOVES does not list."""
@@ -297,7 +247,7 @@ class Worker:
         """Take over another configuration, and forget what was learned of processes of the former one."""
         self.spec = spec
         self._take_gpus()
-        self.costs = _costs()
+        self.costs = guesses()
         self.kept.clear()
         self.failures.clear()
         self.in_a_row = self.bad_levels = 0
@@ -376,7 +326,7 @@ class Worker:
         least = self.sleep_level
         if self.state in (WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP):
             least = self.level + (self.state is WorkerState.ASLEEP)
-        deep = [level for level in _LEVELS if level >= least and self.can_sleep_at(level)]
+        deep = [level for level in LEVELS if level >= least and self.can_sleep_at(level)]
         return [*(deep if self.bad_levels < BAD_LEVELS else ()), 3]
 
     def sleeps_at(self, level: int) -> bool:
@@ -396,7 +346,7 @@ class Worker:
         """
         if state is WorkerState.STARTING and self.is_at_gate:
             return self._from_gate
-        if state not in _BY_LEVEL:
+        if state not in BY_LEVEL:
             return self.costs[state, None]
         found = self.costs[state, self.level if level is None else level]
         if found.measured or state is not WorkerState.WAKING:
@@ -482,16 +432,6 @@ class Worker:
         self.retry_at = now + backoff(self.name, self.in_a_row)
         self.in_a_row += 1
         return WorkerState.BACKOFF
-
-
-#: Which way out of a state means that what it does was done: only such times are learned.
-_COMPLETES = {
-    WorkerState.STARTING: {WorkerState.READY},
-    WorkerState.WAKING: {WorkerState.READY},
-    WorkerState.FALLING_ASLEEP: {WorkerState.ASLEEP},
-    WorkerState.STOPPING: {WorkerState.UNLOADED},
-    WorkerState.DRAINING: {WorkerState.FALLING_ASLEEP, WorkerState.STOPPING},
-}
 
 
 #: The code of a start that was refused as somebody had the worker's port: PortFreed follows.

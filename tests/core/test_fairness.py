@@ -11,10 +11,10 @@ import pytest
 
 from muxd.core import policy
 from muxd.core.commands import GrantLease, SleepWorker, StartWorker, WakeWorker
+from muxd.core.cost import Cost
 from muxd.core.events import Event, GpusMeasured, LeaseAsked, LeaseEnded, TimerFired, WorkerAsleep, WorkerReady
 from muxd.core.ledger import WHOLE
 from muxd.core.states import WorkerState
-from muxd.core.worker import Cost
 from tests.seeds import seeds, thorough
 
 from .playbook import Playbook, single

@@ -1,9 +1,10 @@
 import pytest
 
+from muxd.core.cost import Cost
 from muxd.core.events import Failure
 from muxd.core.spec import WorkerSpec
 from muxd.core.states import WorkerState
-from muxd.core.worker import Cost, Worker, backoff
+from muxd.core.worker import Worker, backoff
 
 
 def test_a_cost_is_a_guess_until_it_is_measured_then_a_moving_average():
