@@ -100,6 +100,9 @@ class RequestParser:
     `max_head` and `max_body`, in bytes, are enforced while a request arrives.  A head that is
     complete within one `feed` may not exceed `max_head`; a head that takes several is refused
     as soon as the bytes received for it exceed `max_head`.
+
+    `known` is the head that the next request is likely to have.  Between two messages, of which the last does not close
+    the connection, bytes that are a request to it may pass by the parser.
     """
 
     __slots__ = (
@@ -109,7 +112,6 @@ class RequestParser:
         "_feeding",
         "_headers",
         "_joined",
-        "_known",
         "_known_heads",
         "_max_body",
         "_max_head",
@@ -127,6 +129,7 @@ class RequestParser:
         "expects_continue",
         "head_seen",
         "head_size",
+        "known",
         "mid_message",
         "rest",
     )
@@ -141,7 +144,7 @@ class RequestParser:
         self._known_heads = known_heads if max_head > LONGEST_KNOWN else None
         # That of the last request; before the first, that of the owner's last new one: clients that make a connection
         # for each request send much the same.
-        self._known = self._known_heads.latest if self._known_heads is not None else None
+        self.known = self._known_heads.latest if self._known_heads is not None else None
         self._strange = 0  # requests that did not have it
         self._max_head = max_head
         self._max_body = max_body
@@ -185,9 +188,9 @@ class RequestParser:
         text = b""
         if self._known_heads is not None and not self.mid_message and len(data) <= _MOST_AT_ONCE:
             text = data if type(data) is bytes else bytes(data)
-            known = self._known
-            if known is not None and (parts := known.parts(text, self._max_body)) is not None:
-                return [Request(known.method, known.target, parts[0], parts[1], "1.1", True, 0, known)]
+            known = self.known
+            if known is not None and (request := known.request(text, self._max_body)) is not None:
+                return [request]
         if self._parser is None:
             self._parser = HttpRequestParser(self)
         ready: list[Request] = []
@@ -221,7 +224,7 @@ class RequestParser:
         assert self._known_heads is not None
         if self._strange < _MOST_STRANGE:
             self._strange += 1
-            self._known = request.known = self._known_heads.of(request, text)
+            self.known = request.known = self._known_heads.of(request, text)
 
     def release(self) -> None:
         """Free all that is held; `feed` may not be called after this.

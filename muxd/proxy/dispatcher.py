@@ -29,12 +29,13 @@ from .proxied_request import ProxiedRequest, RequestTimeouts
 from .requests import capabilities, classes, encodings, ollama, routes
 from .requests.embeddings import AskedEmbeddings
 from .requests.plain_heads import COMMENTS_HEADER, HeadJudge
-from .requests.request_info import BodyFormat, no_messages, unnamed
+from .requests.request_info import BodyFormat, RequestInfo, no_messages, unnamed
 from .requests.routes import LocalAnswer, LocalRequest, WorkerRequest
 from .sockets.context import CompleteResponse, Downstream, PendingResponse
 from .telemetry.recorder import Recorder, RequestRecord
 from .unleased_request import UnleasedRequest
 from .unpacking import Unpacking
+from .way import Way
 
 log = logging.getLogger(__name__)
 
@@ -87,15 +88,25 @@ class RequestDispatcher:
 
     def answer(self, client: Downstream, request: Request) -> CompleteResponse | PendingResponse:
         """Return the complete response, or the object that will send it later."""
-        if not self._heads.find_plain(request):
+        known = request.known
+        if known is None or known.is_plain_to is not self._heads.rules:
             return self._check_and_answer(client, request)
+        request.is_plain = True
         record = self._recorder.begin(request, client.address)
-        api_key = None
-        if self.keyring.by_digest:
-            try:
-                api_key = self._key_of(request, record)
-            except Refusal as refusal:
-                return _refused(record, refusal, request)
+        try:
+            api_key = self._key_of(request, record) if self.keyring.by_digest else None
+            read = known.read
+            if read is not None and not request.body.startswith(_BYTE_ORDER_MARK):
+                asked = read(request)
+                way: Way | None = known.ways.get(asked.model)
+                if way is not None and self._is_open(way, asked):
+                    record.route, record.model = way.label, way.model
+                    lines = record.id.line if api_key is None else api_key.authorize(way.model) + record.id.line
+                    proxied = self._on_way(client, request, record, way, asked, api_key, lines)
+                    way.lease.acquire(proxied)
+                    return proxied
+        except Refusal as refusal:
+            return _refused(record, refusal, request)
         return self._answer_checked(client, request, record, api_key)
 
     def _check_and_answer(self, client: Downstream, request: Request) -> CompleteResponse | PendingResponse:
@@ -213,40 +224,24 @@ class RequestDispatcher:
         if asked.is_empty and found.label == "/v1/chat/completions":
             raise no_messages("is empty")  # /v1/messages may have a "system" instead
         kept = asked.keeps() if asked.keep_alive or asked.ttl else None
-        lines, priority = record.id.line, 0
-        if api_key is not None:
-            lines, priority = api_key.authorize(entry.name) + lines, api_key.priority
+        lines = record.id.line if api_key is None else api_key.authorize(entry.name) + record.id.line
         if preloads and unloads:
             self._leases.of(entry.name).unload()
             return _complete(
                 record, _ok_response(request, _JSON, _to_json(ollama.done(asked.model, found.label, "unload")))
             )
+        way = Way(found, entry, self._leases.of(entry.name), self._pace, ruled=self._origins.given)
+        if asked.form is BodyFormat.NOTHING:
+            return self._send_unleased(client, request, record, way, lines)
         kind = Preload if preloads else ProxiedRequest
         if asked.may_preload and not preloads and isinstance(asked, AskedEmbeddings):
             kind = Embedding
             translated = asked.told(request.body, entry.worker_name(asked.model) or asked.model)
             client.lighten(len(request.body) - len(translated))
             request.body = translated
-        if not entry.edits.idle or ":" in asked.model or asked.model in entry.renamed:
-            _edit(client, request, found, entry)
-        if asked.form is BodyFormat.NOTHING:
-            return self._send_unleased(client, request, record, found, entry, lines)
-        lease = self._leases.of(entry.name)
-        if self._closing_refusal is not None and lease.grant is None:
-            raise self._closing_refusal
-        record.meter = lease.meter
-        is_plain = request.is_plain
-        comments = api_key is None or api_key.comments
-        if found.streams and not is_plain:
-            comments = comments and _takes_comments(request)
-        is_batch = False
-        if not is_plain or asked.service_tier or api_key is not None:
-            is_batch = classes.is_batch(request, asked.tier(), api_key)
-        # By position, as a class is called without names in half the time.
-        ruled = self._origins.given
-        proxied = kind(client, request, found, lease, self._pace, record, lines, priority, is_batch, ruled, comments)
-        if entry.fatal_error:
-            proxied.fatal_error = entry.fatal_error
+        if request.is_plain and not asked.may_preload:
+            way.keep_beside(request, asked.model)
+        proxied = self._on_way(client, request, record, way, asked, api_key, lines, kind)
         if asked.may_preload:
             proxied.unloads = unloads
             if isinstance(proxied, Embedding):
@@ -255,10 +250,53 @@ class RequestDispatcher:
                 proxied.answer = _ok_response(request, _JSON, _to_json(ollama.done(asked.model, found.label, "load")))
         if kept is not None and (longest := self._longest_keep(api_key)):
             if kept:
-                lease.keep(min(kept, longest))
+                way.lease.keep(min(kept, longest))
             else:
                 proxied.unloads = True
-        lease.acquire(proxied)
+        way.lease.acquire(proxied)
+        return proxied
+
+    def _is_open(self, way: Way, asked: RequestInfo) -> bool:
+        """Return whether `_send_to_worker` would come to `_on_way` as with the request that made the way."""
+        entry = way.entry
+        return not (
+            entry is not self._catalogue.by_name.get(asked.model)
+            or (entry.routes is not None and way.route not in entry.routes)
+            or asked.is_empty
+            or asked.keep_alive
+            or asked.ttl
+        )
+
+    def _on_way(
+        self,
+        client: Downstream,
+        request: Request,
+        record: RequestRecord,
+        way: Way,
+        asked: RequestInfo,
+        api_key: ApiKey | None,
+        lines: bytes,
+        kind: type[ProxiedRequest] = ProxiedRequest,
+    ) -> ProxiedRequest:
+        """Return a request that is to be given to the way's lease; raise Refusal."""
+        if way.is_edited:
+            _edit(client, request, asked, way.entry)
+        lease = way.lease
+        if self._closing_refusal is not None and lease.grant is None:
+            raise self._closing_refusal
+        record.meter = lease.meter
+        streams = way.has_events and asked.stream
+        priority, comments, is_batch = 0, True, False
+        if api_key is not None:
+            priority, comments = api_key.priority, api_key.comments
+        if streams and not request.is_plain:
+            comments = comments and _takes_comments(request)
+        if not request.is_plain or asked.service_tier or api_key is not None:
+            is_batch = classes.is_batch(request, asked.tier(), api_key)
+        # By position, as a class is called without names in half the time.
+        proxied = kind(client, request, way, record, lines, priority, is_batch, streams, comments)
+        if way.entry.fatal_error:
+            proxied.fatal_error = way.entry.fatal_error
         return proxied
 
     def _longest_keep(self, api_key: ApiKey | None) -> float:
@@ -272,27 +310,24 @@ class RequestDispatcher:
         client: Downstream,
         request: Request,
         record: RequestRecord,
-        found: WorkerRequest,
-        entry: CatalogueEntry,
+        way: Way,
         lines: bytes,
     ) -> "CompleteResponse | ProxiedRequest":
         """Send a request that only reads to the model's worker if it is awake, without asking for a lease.
 
         Without an awake worker the list of models is answered from the catalogue; for anything else Refusal is raised.
         """
-        lease = self._leases.of(entry.name)
+        entry, lease = way.entry, way.lease
         grant = lease.grant
         if grant is None and entry.url is not None and self._catalogue.connected:
             grant = Grant(self._leases.pool(entry.url), 0)
             grant.pool.close()  # so that no connection is kept for later
         if grant is not None:
             record.meter = lease.meter
-            unleased = UnleasedRequest(
-                client, request, found, lease, self._pace, record, lines=lines, ruled=self._origins.given
-            )
+            unleased = UnleasedRequest(client, request, way, record, lines)
             unleased.forward(grant)
             return unleased
-        if found.label != "/upstream/{name}/v1/models":
+        if way.label != "/upstream/{name}/v1/models":
             raise refusals.asleep(entry.name, entry.state)
         return _complete(record, _ok_response(request, _JSON, _to_json(self._list([entry]))))
 
@@ -420,9 +455,8 @@ def shutting_down() -> Refusal:
     return Refusal(UNAVAILABLE, "shutting_down", "the proxy is shutting down: send the request again", retry_after=1)
 
 
-def _edit(client: Downstream, request: Request, found: WorkerRequest, entry: CatalogueEntry) -> None:
+def _edit(client: Downstream, request: Request, asked: RequestInfo, entry: CatalogueEntry) -> None:
     """Apply the edits of the model's configuration to the body, its model's name included; raise Refusal."""
-    asked = found.asked
     is_ollama = asked.form is BodyFormat.OLLAMA  # SGLang knows no adapters on Ollama's routes
     adapter, name = ("", "") if is_ollama else (entry.adapter(asked.model), entry.worker_name(asked.model))
     body = entry.edits.apply(request, asked, adapter, name)

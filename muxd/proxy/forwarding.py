@@ -47,9 +47,6 @@ def _kind(name: bytes) -> int:
     return kind
 
 
-_MOST_SENT = 8  # heads for workers that are kept of one client's
-
-
 def worker_head(
     request: Request,
     target: bytes,
@@ -64,25 +61,14 @@ def worker_head(
     `authority` replaces the value of Host.  `lines`: further header lines, each with its CRLF.  Headers named in `drop`
     are left out.  With `plain` Accept-Encoding is left out, so that the worker does not compress its response.
     """
-    sent = request.known.sent if request.known is not None and request.is_plain and not drop else None
-    if sent is None:
-        before, after = _around_length(request, target, authority, drop, plain=plain)
-    else:
-        # The API key is taken out of the headers only where keys are configured: their number tells it.
-        way = (target, authority, plain, len(request.headers))
-        parts = sent.get(way)
-        if parts is None:
-            if len(sent) >= _MOST_SENT:
-                sent.clear()
-            parts = sent[way] = _around_length(request, target, authority, drop, plain=plain)
-        before, after = parts
+    before, after = around_length(request, target, authority, drop, plain=plain)
     if not after:  # no body, and no length of it
         return b"%b%b\r\n" % (before, lines)
     return b"%b%d%b%b\r\n" % (before, len(request.body), after, lines)
 
 
-def _around_length(
-    request: Request, target: bytes, authority: bytes, drop: tuple[bytes, ...], *, plain: bool
+def around_length(
+    request: Request, target: bytes, authority: bytes, drop: tuple[bytes, ...] = (), *, plain: bool
 ) -> tuple[bytes, bytes]:
     """Return what comes before the body's length in the head for a worker, and what comes after it.
 
@@ -105,7 +91,7 @@ def _around_length(
                 continue
             elif kind == _Kind.CONNECTION and value not in _NAMES_NO_OTHER:
                 names = (*drop, *_connection_options(headers), b"connection")
-                return _around_length(request, target, authority, names, plain=plain)
+                return around_length(request, target, authority, names, plain=plain)
             elif kind != _Kind.CODING or plain:
                 continue
         parts.append(b"%b: %b\r\n" % (name, value))

@@ -29,6 +29,9 @@ class QueuedRequest(Protocol):
     @property
     def agent(self) -> str: ...
 
+    def begin_wait(self) -> None:
+        """Note that the request is about to be queued."""
+
     def waited(self, seconds: float) -> None:
         """Note that the request waited for `seconds` and is about to be forwarded or refused."""
 

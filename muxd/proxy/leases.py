@@ -218,18 +218,22 @@ class ModelLease:
         """Forward the request now, queue it until there is a place at a worker, or refuse it for a full queue."""
         grant = self.grant
         if grant is None or len(grant.in_flight) >= self._limit or self._is_admitting:
+            ticket.begin_wait()
             self._queue(ticket)
+        elif grant.in_flight:  # else it is the first one: then `_admit` does more
+            grant.in_flight.add(ticket)
+            ticket.forward(grant)
         else:
             self._admit(ticket, grant)
 
     def _admit(self, ticket: QueuedRequest, grant: Grant) -> None:
-        grant.in_flight.add(ticket)
-        if len(grant.in_flight) == 1:
+        if not grant.in_flight:
             # muxd need not hear of a pause that is over: to wake the reporting task costs more than a request.
             self._idle.clear()
             self._unloads = False
             if self._last_report is not None and not self._last_report[0]:
                 self._changed.set()
+        grant.in_flight.add(ticket)
         ticket.forward(grant)
 
     def _queue(self, ticket: QueuedRequest) -> None:

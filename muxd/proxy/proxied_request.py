@@ -44,10 +44,7 @@ from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, spliced
 from .answers import BAD_GATEWAY, GATEWAY_TIMEOUT, Refusal
 from .auth.origins import without_rules
 from .event_flow import EventFlow
-from .forwarding import worker_head
 from .grant import Grant
-from .leases import ModelLease
-from .requests.routes import WorkerRequest
 from .sockets.context import Downstream
 from .sockets.known_answers import KnownAnswer
 from .sockets.reframing import BodyBuffer, ChunkDecoder, ChunkReencoder
@@ -55,7 +52,8 @@ from .sockets.stream_formats import EVENTS, StreamFormat, kind_of
 from .sockets.upstream import Upstream, UpstreamLoss
 from .states import RequestState
 from .telemetry.recorder import CLIENT_GONE, NO_TOKENS, RequestRecord
-from .telemetry.usage import USAGE_READERS, Usage
+from .telemetry.usage import Usage
+from .way import Way
 
 log = logging.getLogger(__name__)
 
@@ -127,50 +125,46 @@ class ProxiedRequest:
         self,
         client: Downstream,
         request: Request,
-        to: WorkerRequest,
-        lease: ModelLease,
-        pace: RequestTimeouts,
+        way: Way,
         record: RequestRecord,
         lines: bytes = b"",
         priority: int = 0,
         is_batch: bool = False,
-        ruled: bool = False,
+        streams: bool | None = False,
         comments: bool = True,
     ) -> None:
-        """Make a request that is to wait for `lease`.
+        """Make a request that is to be given to the way's lease.
 
-        `lines`: header lines for the head of the response, each with its CRLF.  `ruled`: the proxy's CORS headers
-        replace those of the worker.  `comments`: the client can bear comments in a stream.
+        `lines`: header lines for the head of the response, each with its CRLF.  `streams`: the response is to be a
+        stream of server-sent events; `comments`: the client can bear comments in it.
         """
         self._client = client
         self._request = request
-        self._target = to.target
-        self._lease = lease
+        self._way = way
+        self._lease = way.lease
         self._record = record
-        self._own_lines = lines + record.cors
-        self._lines = self._own_lines if ruled else lines
-        self._ruled = ruled
-        self._upstream_timeout = pace.upstream_timeout
-        self._new_usage = USAGE_READERS.get(to.label)
+        self._lines = lines
+        self.since = record.arrived
         if priority:
             self.priority = priority
         if is_batch:
             self.is_batch = True
-        if ruled:
+        if way.ruled:
             self.takes_whole = False
+            self._lines = lines + record.cors
         if request.http_version == "1.0":
             self._legacy = True
             self.takes_whole = False
             self._reframer = ChunkDecoder()
-        elif to.streams and comments:
-            self._comment_interval = pace.comment_interval
+        elif streams and comments:
+            self._comment_interval = way.pace.comment_interval
         if not comments:
             self._comments = False
-        self.since = record.arrived
-        self._give_up_at = self.since + lease.terms.switch_timeout
-        self.deadline = self._give_up_at
-        if self._comment_interval != inf:
-            self.deadline = min(self._give_up_at, self.since + self._comment_interval)
+
+    @property
+    def _own_lines(self) -> bytes:
+        """Return the header lines for a head of the proxy's own."""
+        return self._lines if self._way.ruled else self._lines + self._record.cors
 
     # Asked by the activity
 
@@ -195,6 +189,11 @@ class ProxiedRequest:
         return (self._request.header(b"user-agent") or b"").decode("latin-1")
 
     # While the request waits
+
+    def begin_wait(self) -> None:
+        """Set the deadlines of a request that its lease has queued."""
+        self._give_up_at = self.since + self._lease.terms.switch_timeout
+        self.deadline = min(self._give_up_at, self.since + self._comment_interval)
 
     def waited(self, seconds: float) -> None:
         """Add `seconds` to the time that the request has waited for a worker."""
@@ -231,13 +230,16 @@ class ProxiedRequest:
         """Send the request to the worker.  Until the response begins, a client that streams gets comments."""
         self._grant = grant
         self.state = _ASKED
-        self.deadline = inf if self._comment_interval == inf else monotonic() + self._comment_interval
-        self._client.heed()
+        deadline = inf if self._comment_interval == inf else monotonic() + self._comment_interval
+        if deadline != self.deadline:
+            self.deadline = deadline
+            self._client.heed()
         if self._died_last:
             self._died_last = False
             self._record.replays += 1
             self._lease.meter.replayed()
-        self._ask(grant.pool.take())
+        idle = grant.pool.idle
+        self._ask(idle.popitem()[0] if idle else None)
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error: with a whole response, or with the last part of a stream that has only comments."""
@@ -320,20 +322,21 @@ class ProxiedRequest:
     # Called by the worker's connection
 
     def on_whole(self, data: bytes, known: KnownAnswer) -> None:
-        """Relay a whole response: what `on_answer`, `on_bytes` and `on_complete` do, with less work."""
+        """Relay a whole response: what `on_answer`, `on_bytes`, `on_complete` and `_let_go` do, with less work."""
         self._upstream = None
-        self._status = status = known.status
-        record = self._record
-        if self._new_usage is None or known.is_encoded:
-            record.end(status, "ok")
-        else:
-            record.end_whole(status, data, self._new_usage)
-        if self._lines:
-            data = b"".join((data[: known.line_size], self._lines, data[known.line_size :]))
+        self.state = _DONE
+        record, client, lines = self._record, self._client, self._lines
+        record.status, record.how = known.status, "ok"
+        if not known.is_encoded and self._way.new_usage is not None:
+            record.whole = data
+        if lines:
+            data = b"%b%b%b" % (data[: known.line_size], lines, data[known.line_size :])
         record.sent += len(data)
-        self._client.send(data)
-        self._let_go()
-        self._client.answered(record, keep_alive=True)
+        client.send(data)
+        self._lease.release(self, self._grant)
+        if self.unloads:
+            self._lease.unload()
+        client.answered(record, keep_alive=True)
 
     def on_answer(self, status: int, head: bytes) -> None:
         """Note the format of the response, and choose how it is reframed; `head` is in lower case."""
@@ -343,7 +346,7 @@ class ProxiedRequest:
         self._head_size = len(head)
         self._stream = stream = kind_of(head)
         self._encoded = head.find(b"\r\ncontent-encoding:") >= 0
-        new_usage = self._new_usage
+        new_usage = self._way.new_usage
         self._usage = None if new_usage is None or self._encoded else new_usage()
         if self._headed:
             continues = stream is self._client_format and status == 200 and not self._encoded
@@ -398,7 +401,7 @@ class ProxiedRequest:
         if self._head_size and not self._headed:
             self._headed = True
             self.takes_whole = False
-            if self._ruled:
+            if self._way.ruled:
                 data = without_rules(data[: self._head_size]) + data[self._head_size :]
             if self._lines:
                 data = spliced(data, self._lines)
@@ -452,7 +455,7 @@ class ProxiedRequest:
 
     def _ask(self, idle: Upstream | None) -> None:
         assert self._grant is not None
-        pool, id = self._grant.pool, self._record.id
+        pool = self._grant.pool
         try:
             self._upstream = idle or pool.connect()
         except OSError as error:
@@ -461,9 +464,9 @@ class ProxiedRequest:
             return
         # A stream that may have begun with comments cannot go on compressed.
         plain = self._plain or self._headed or self._comment_interval != inf
-        drop = (id.drop,) if id.drop else ()
-        head = worker_head(self._request, self._target, pool.authority, id.upstream, drop, plain=plain)
-        self._upstream.ask(self, head, self._request.body, self._upstream_timeout)
+        request, way = self._request, self._way
+        head = way.worker_head(request, pool.authority, self._record.id, plain=plain)
+        self._upstream.ask(self, head, request.body, way.pace.upstream_timeout)
 
     # Replay on another worker
 

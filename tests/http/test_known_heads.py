@@ -144,13 +144,13 @@ PIECES = [
 @pytest.mark.parametrize("seed", range(20))
 def test_any_bytes_give_the_same_requests_as_without(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 connections each: whole requests mostly, some cut in two, some with a byte changed."""
-    chance, found, parts = random.Random(seed), list[bool](), KnownHead.parts
+    chance, found, known = random.Random(seed), list[bool](), KnownHead.request
 
     def counted(head: KnownHead, text: bytes, most: int) -> object:
-        found.append((of := parts(head, text, most)) is not None)
+        found.append((of := known(head, text, most)) is not None)
         return of
 
-    monkeypatch.setattr(KnownHead, "parts", counted)
+    monkeypatch.setattr(KnownHead, "request", counted)
     heads = KnownHeads((b"x-request-id",))
     for _ in range(200):
         pieces: list[bytes] = []

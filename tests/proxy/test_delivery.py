@@ -65,7 +65,7 @@ async def test_a_slow_reader_that_takes_all_is_logged_once_it_has(tmp_path: Path
         http_client = await slow_reader(proxy_env)
         await http_client.send(post(chat()))
         await stuck(proxy_env)
-        assert [visit.target for visit in records._ended if visit.target == CHAT] == []
+        assert [visit.target for visit in records.ended if visit.target == CHAT] == []
         assert (await http_client.reply()).raw == LONG
         http_client.close()
         await proxy_env.proxy.front.empty()

@@ -35,6 +35,8 @@ class Ticket:
         self.play, self.name, self.fails = play, name, fails
         self.grant: Any = None
 
+    def begin_wait(self) -> None: ...
+
     def waited(self, seconds: float) -> None:
         pass
 

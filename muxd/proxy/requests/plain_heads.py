@@ -29,34 +29,28 @@ def own_names(ids: Iterable[bytes]) -> list[bytes]:
 class HeadJudge:
     """Says of known heads whether they are plain, by the rules of the moment."""
 
-    __slots__ = ("_checked", "_ids", "_rules")
+    __slots__ = ("_checked", "_ids", "rules")
 
     def __init__(self, ids: Iterable[bytes]) -> None:
         """Take the names of headers that have the client's request id, in lower case."""
         self._ids = frozenset(ids)
         self._checked = frozenset(_CHECKED) | (self._ids & _READ)
-        self._rules = object()
+        self.rules = object()  # a head is known to be plain where its `is_plain_to` is this
 
     def forget(self) -> None:
-        """Check every head anew: the rules for hosts and origins have changed."""
-        self._rules = object()
-
-    def find_plain(self, request: Request) -> bool:
-        """Say whether the request's head is known to be plain, and note it in the request."""
-        known = request.known
-        if known is None or known.is_plain_to is not self._rules:
-            return False
-        request.is_plain = True
-        return True
+        """Check every head anew: the rules for hosts and origins, keys or the configuration have changed."""
+        self.rules = object()
 
     def judge(self, request: Request) -> None:
         """Note of a known head whether it is plain; its request was not refused for any of its headers."""
         known = request.known
-        if known is not None and known.judged_by is not self._rules:
-            known.judged_by = self._rules
+        if known is not None and known.judged_by is not self.rules:
+            known.judged_by = self.rules
+            known.read = None
+            known.ways.clear()
             names = [name.lower() for name, _ in request.headers]
             types = [value for name, value in request.headers if name.lower() == _TYPE]
             has_one_id = known.id_index >= 0 or self._ids.isdisjoint(names)
             is_usual = request.method == "POST" and request.target[:1] == b"/" and has_one_id
             if is_usual and types == [JSON] and self._checked.isdisjoint(names):
-                known.is_plain_to = self._rules
+                known.is_plain_to = self.rules

@@ -164,7 +164,10 @@ def as_chat(request: Request) -> RequestInfo:
     if not request.is_plain:
         demand_json(request)
     body = request.body
-    asked = _decode_at_once(_decode_chat, body)
+    try:  # as `_decode_at_once`
+        asked = _decode_chat(body) if len(body) <= _MOST_DECODED else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        asked = None
     if asked is None:
         fields = _fields(body)
         model, stream = name_of(fields.get("model")), _is_true(fields.get("stream", b"false"))

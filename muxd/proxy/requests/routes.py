@@ -47,15 +47,20 @@ class LocalAnswer(Enum):
 class WorkerRequest(msgspec.Struct, frozen=True, gc=False):
     """A request for a worker.  `target` is what the worker is sent; `label` is one of a few, for metrics.
 
-    `route` is the path that the worker has to answer, as engines state theirs.  `streams` says that the response is to
-    be a stream of server-sent events, where comments are ignored.
+    `route` is the path that the worker has to answer, as engines state theirs.  `has_events` says that the route can
+    stream server-sent events, where comments are ignored.
     """
 
     target: bytes
     label: str
     route: str
     asked: RequestInfo
-    streams: bool = False
+    has_events: bool = False
+
+    @property
+    def streams(self) -> bool:
+        """Return whether the response is to be a stream of server-sent events."""
+        return self.has_events and bool(self.asked.stream)
 
 
 class LocalRequest(msgspec.Struct, frozen=True):
@@ -181,7 +186,13 @@ def find(request: Request) -> WorkerRequest | LocalRequest:
     if request.method != "POST":
         raise _wrong_method(request, "POST")
     info = route.read(request)
-    return WorkerRequest(route.target, route.label, route.route, info, route.has_events and bool(info.stream))
+    return WorkerRequest(route.target, route.label, route.route, info, route.has_events)
+
+
+def reader_of(target: bytes) -> Read | None:
+    """Return what reads the bodies of POSTs to this very target, where it is a worker's route."""
+    route = _POST.get(target)
+    return None if route is None else route.read
 
 
 def _find_slowly(request: Request) -> WorkerRequest | LocalRequest:
@@ -192,8 +203,7 @@ def _find_slowly(request: Request) -> WorkerRequest | LocalRequest:
     if route is not None:
         _demand_method(request, "POST")
         info = route.read(request)
-        streams = route.has_events and bool(info.stream)
-        return WorkerRequest(route.target + mark + query, route.label, route.route, info, streams)
+        return WorkerRequest(route.target + mark + query, route.label, route.route, info, route.has_events)
     upstream = _UPSTREAM.fullmatch(path)
     if upstream is not None:
         _demand_method(request, "GET")

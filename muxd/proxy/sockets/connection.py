@@ -65,7 +65,10 @@ class Connection:
             self.unwritten += data
         else:
             self.unwritten = data
-            self.reactor.unsent(self)
+            reactor = self.reactor
+            reactor.unsent.append(self)
+            if not reactor.turning:
+                reactor.rouse()
         return not self.outbox
 
     def relay(self, data: bytes) -> None:

@@ -33,16 +33,17 @@ class ConnectionSlots:
         self._most = most
         self._fresh_for = fresh_for
         self._count_of_peer: dict[str, int] = {}
-        self._resting: dict[SlotHolder, float] = {}  # those without a whole request, and since when; the oldest first
+        #: Those without a whole request, and since when, on the monotonic clock; the oldest first.
+        self.resting: dict[SlotHolder, float] = {}
 
     def take(self, holder: SlotHolder, now: float) -> None:
         self.taken += 1
         self._count_of_peer[holder.peer] = self._count_of_peer.get(holder.peer, 0) + 1
-        self._resting[holder] = now
+        self.resting[holder] = now
 
     def leave(self, holder: SlotHolder) -> None:
         self.taken -= 1
-        self._resting.pop(holder, None)
+        self.resting.pop(holder, None)
         left = self._count_of_peer[holder.peer] - 1
         if left:
             self._count_of_peer[holder.peer] = left
@@ -51,12 +52,12 @@ class ConnectionSlots:
 
     def rest(self, holder: SlotHolder, now: float) -> None:
         """Note that the connection has no whole request from now on; keep the time where it had none before."""
-        if holder not in self._resting:
-            self._resting[holder] = now
+        if holder not in self.resting:
+            self.resting[holder] = now
 
     def work(self, holder: SlotHolder) -> None:
         """Note that the connection has a whole request, so that it is not closed for another."""
-        self._resting.pop(holder, None)
+        self.resting.pop(holder, None)
 
     def make_room(self, peer: str, now: float) -> bool:
         """Return whether `peer` may have one more slot, after closing another connection where that is necessary."""
@@ -65,7 +66,7 @@ class ConnectionSlots:
         greedy = self._count_of_peer.get(peer, 0) >= self._most / 2
         if self.taken < self._most and not greedy:
             return True
-        oldest = islice(self._resting.items(), _MOST_EXAMINED)
+        oldest = islice(self.resting.items(), _MOST_EXAMINED)
         old = [
             holder for holder, since in oldest if now - since >= self._fresh_for and (not greedy or holder.peer == peer)
         ]

@@ -115,7 +115,10 @@ class Downstream(Protocol):
         """Answer the request by what `answer` returns, in place of the pending response."""
 
     def answered(self, receipt: DeliveryReport, *, keep_alive: bool) -> None:
-        """Note that all bytes of the response were handed to this connection, to be sent if not sent yet."""
+        """Note that all bytes of the response were handed to this connection, to be sent if not sent yet.
+
+        The request's body, as far as it is still there, is no longer held.
+        """
 
     def cut(self, receipt: DeliveryReport, last: bytes = b"", *, reset: bool = False) -> None:
         """End the connection so that the client notices that its response is not whole."""

@@ -14,7 +14,7 @@ _MOST_STRANGE = 64  # answers without a known head, after which none is looked f
 class Pool:
     """The idle connections to one worker, and the head of its last whole answer that had none known.
 
-    The one used last is taken first, so that surplus connections run into the worker's idle timeout.
+    Of `idle` the one used last is to be taken, so that surplus connections run into the worker's idle timeout.
     """
 
     def __init__(self, reactor: Reactor, url: str, most_idle: int = 1024) -> None:
@@ -25,18 +25,14 @@ class Pool:
         self.reactor = reactor
         self.url = url
         self.authority = parts.netloc.encode()
-        self._idle: dict[Upstream, None] = {}
+        self.idle: dict[Upstream, None] = {}  # the one used last is the last
         self._most_idle = most_idle
         self._open = True
         self.known_answer: KnownAnswer | None = None
         self._strange = 0  # answers that had no known head
 
     def __len__(self) -> int:
-        return len(self._idle)
-
-    def take(self) -> Upstream | None:
-        """Return an idle connection; None where there is none."""
-        return self._idle.popitem()[0] if self._idle else None
+        return len(self.idle)
 
     def connect(self) -> Upstream:
         """Return a new connection, which may not be established yet; raise OSError."""
@@ -52,8 +48,8 @@ class Pool:
         return Upstream(self, sock)
 
     def put(self, upstream: Upstream) -> None:
-        if self._open and len(self._idle) < self._most_idle:
-            self._idle[upstream] = None
+        if self._open and len(self.idle) < self._most_idle:
+            self.idle[upstream] = None
         else:
             upstream.close()
 
@@ -64,10 +60,10 @@ class Pool:
             self.known_answer = known_answer(data)
 
     def discard(self, upstream: Upstream) -> None:
-        self._idle.pop(upstream, None)
+        self.idle.pop(upstream, None)
 
     def close(self) -> None:
         """Close the idle connections now, and the others as soon as they become idle."""
         self._open = False
-        while self._idle:
-            self._idle.popitem()[0].close()
+        while self.idle:
+            self.idle.popitem()[0].close()

@@ -102,10 +102,10 @@ class Reactor:
         self._again: list[Callable[[], None]] = []
         self._soon: deque[Callable[[], object]] = deque()  # other threads append to it
         self._closing: list[socket.socket] = []
-        self._unsent: list[Sender] = []
+        self.unsent: list[Sender] = []  # their `write` is called at this turn's end; see `Connection.send`
         self._put_off = 0  # turns for which deadlines have been put off
-        self._turning = False
-        self._next_sweep = inf
+        self.turning = False
+        self.next_sweep = inf
         self._last_sweep = 0.0
         self._next_alarm = inf
         self._due = inf  # the earlier one of the next sweep and the next alarm
@@ -131,7 +131,7 @@ class Reactor:
         """
         del self._handlers[sock.fileno()], self._callbacks[sock.fileno()]
         self._epoll.unregister(sock.fileno())
-        if self._turning:
+        if self.turning:
             self._closing.append(sock)
         else:
             sock.close()
@@ -139,21 +139,16 @@ class Reactor:
     def again(self, callback: Callable[[], None]) -> None:
         """Have `callback` called after this turn's events; where another callback asks, in the next turn."""
         self._again.append(callback)
-        if not self._turning:
-            self._rouse()
-
-    def unsent(self, sender: Sender) -> None:
-        """Have `sender.write` called at the end of this turn."""
-        self._unsent.append(sender)
-        if not self._turning:
-            self._rouse()
+        if not self.turning:
+            self.rouse()
 
     def soon(self, callback: Callable[[], object]) -> None:
         """Have `callback` called within a turn; this method may be called from any thread."""
         self._soon.append(callback)
-        self._rouse()
+        self.rouse()
 
-    def _rouse(self) -> None:
+    def rouse(self) -> None:
+        """Have a turn made, as there is something to do without any event; for callers outside a turn."""
         os.eventfd_write(self._wake, 1)
 
     def watch(self, alarm: Alarm) -> None:
@@ -173,8 +168,8 @@ class Reactor:
 
         A deadline that was not made by `at` or `after` may be missed.
         """
-        if at < self._next_sweep:
-            self._next_sweep = at
+        if at < self.next_sweep:
+            self.next_sweep = at
             self._set_due()
         return at
 
@@ -184,9 +179,9 @@ class Reactor:
         A sweep looks at all handlers, so it comes at most every 50 ms: it takes 50 us for 1000 connections.  A timer
         for each request would cost more.
         """
-        self._due = min(self._next_alarm, max(self._next_sweep, self._last_sweep + _SWEEP))
-        if not self._turning:
-            self._rouse()
+        self._due = min(self._next_alarm, max(self.next_sweep, self._last_sweep + _SWEEP))
+        if not self.turning:
+            self.rouse()
 
     def handlers(self) -> list[Handler]:
         return list(self._handlers.values())
@@ -199,31 +194,31 @@ class Reactor:
 
     def patience(self) -> float:
         """Return the seconds until something is due without any event; inf for never."""
-        if self._again or self._soon or self._unsent:
+        if self._again or self._soon or self.unsent:
             return 0.0
         return inf if self._due == inf else max(0.0, self._due - monotonic())
 
     def turn(self, patience: float | None = None) -> None:
         """Wait for events, at most `patience` seconds or `patience()`, and call the handlers and callbacks due."""
         if patience is None:  # then as `patience` says, without the call
-            if self._again or self._soon or self._unsent:
+            if self._again or self._soon or self.unsent:
                 patience = 0.0
             elif (due := self._due) != inf:
                 patience = max(0.0, due - monotonic())
         events = self._epoll.poll(patience, _BATCH)
         self.now = now = monotonic()
-        self._turning = True
+        self.turning = True
         find = self._callbacks.get
         for fd, mask in events:
             if (callback := find(fd)) is not None:
                 callback(mask)
         if self._again or self._soon:
             self._run_callbacks()
-        if self._unsent:
+        if self.unsent:
             self._write()
         if self._due <= now:
             self._expire_or_put_off(now, more=len(events) == _BATCH)
-        self._turning = False
+        self.turning = False
         while self._closing:
             self._closing.pop().close()
 
@@ -236,8 +231,8 @@ class Reactor:
             self._soon.popleft()()
 
     def _write(self) -> None:
-        while self._unsent:
-            unsent, self._unsent = self._unsent, []
+        while unsent := self.unsent:
+            self.unsent = []
             for sender in unsent:
                 sender.write()
 
@@ -261,18 +256,18 @@ class Reactor:
                 if alarm.deadline <= now:
                     alarm.ring()
             self._next_alarm = min(self._next_alarm, min(alarm.deadline for alarm in self._alarms))
-        if self._next_sweep <= now and self._last_sweep + _SWEEP <= now:
+        if self.next_sweep <= now and self._last_sweep + _SWEEP <= now:
             self._sweep(now)
         self._set_due()
 
     def _sweep(self, now: float) -> None:
         self._last_sweep = now
-        self._next_sweep = inf  # `at` lowers it for deadlines that are set during the sweep
+        self.next_sweep = inf  # `at` lowers it for deadlines that are set during the sweep
         for handler in self.handlers():
             if handler.deadline <= now:
                 handler.deadline = inf
                 handler.on_deadline()
-        self._next_sweep = min(self._next_sweep, min((h.deadline for h in self._handlers.values()), default=inf))
+        self.next_sweep = min(self.next_sweep, min((h.deadline for h in self._handlers.values()), default=inf))
 
     def close_all(self) -> None:
         """Close all registered handlers."""

@@ -145,11 +145,9 @@ class Upstream(Connection):
         self.asker = asker
         self._request_size = len(head) + len(body)
         self._asked_at = self.reactor.now
-        self._first_byte_timeout = first_byte_timeout
-        if self.connecting:
-            self.deadline = self.reactor.after(CONNECT_TIMEOUT)
-        elif first_byte_timeout != inf:
-            self.deadline = self.reactor.after(first_byte_timeout)
+        if self.connecting or first_byte_timeout != inf:
+            self._first_byte_timeout = first_byte_timeout
+            self.deadline = self.reactor.after(CONNECT_TIMEOUT if self.connecting else first_byte_timeout)
         if len(body) < _JOIN_BELOW:
             self.send(head + body)
         else:

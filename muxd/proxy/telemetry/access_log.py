@@ -44,8 +44,7 @@ class _Form(NamedTuple):
     """The % formats of a line and its parts."""
 
     line: str
-    asked: str  # the part with the client, its key and what it asked for
-    ended: str  # the part with status, end and error code
+    part: str  # with the client, its key, what it asked for, and status, end and error code
     time: str
     no_time: str
     no_wait: str
@@ -58,19 +57,17 @@ class _Form(NamedTuple):
 
 # Both forms take the same values in the same order; %.0s takes a value and prints nothing.
 _TEXT = _Form(
-    "%s.%03d%s %s %s %.3fs wait=%s first=%s in=%d out=%d tokens=%d+%d replays=%d id=%s\n",
-    "%s %s %s %s%.0s %s",
-    "%d %s %s",
+    "%s.%03d%s %s %.3fs wait=%s first=%s in=%d out=%d tokens=%d+%d replays=%d id=%s\n",
+    "%s %s %s %s%.0s %s %d %s %s",
     "%.3f",
     "-",
     "0.000",
     True,
 )
 _JSON = _Form(
-    '{"time":"%s.%03d%s",%s,%s,"duration_s":%.6f,"wait_s":%s,"ttft_s":%s,"request_bytes":%d,"response_bytes":%d,'
+    '{"time":"%s.%03d%s",%s,"duration_s":%.6f,"wait_s":%s,"ttft_s":%s,"request_bytes":%d,"response_bytes":%d,'
     '"prompt_tokens":%d,"completion_tokens":%d,"replays":%d,"request_id":%s}\n',
-    '"client":%s,"key":%s,"method":%s,"path":%s,"route":%s,"model":%s',
-    '"status":%d,"end":%s,"code":%s',
+    '"client":%s,"key":%s,"method":%s,"path":%s,"route":%s,"model":%s,"status":%d,"end":%s,"code":%s',
     "%.6f",
     "null",
     "0.000000",
@@ -127,7 +124,7 @@ class AccessLog:
         size, room = self._waiting, _MOST - self._writing
         for record in records:
             status, target = record.status, record.target
-            if target == b"/health" and status == 200:
+            if status == 200 and target == b"/health":
                 continue
             at = record.ended_at
             second = int(at)
@@ -135,16 +132,24 @@ class AccessLog:
                 self._begin(second)
             if target.find(b"?") >= 0:
                 target = target.partition(b"?")[0]
-            asked = (record.address, record.key, record.method, target, record.route, record.model)
-            ended = (status, record.how, record.code)
+            of_part = (
+                record.address,
+                record.key,
+                record.method,
+                target,
+                record.route,
+                record.model,
+                status,
+                record.how,
+                record.code,
+            )
             id = record.id.text
             prompt, _, completion = record.tokens
             line = form.line % (
                 self._stamp,
                 (at - second) * 1000,
                 self._zone,
-                known.get(asked) or self._asked_part(asked),
-                known.get(ended) or self._ended_part(ended),
+                known.get(of_part) or self._part(of_part),
                 record.seconds,
                 form.time % record.waited if record.waited else form.no_wait,
                 form.no_time if record.first_byte is None else form.time % record.first_byte,
@@ -171,17 +176,11 @@ class AccessLog:
             offset = self._form.moment(second, "%z")
             self._zone = f"{offset[:3]}:{offset[3:]}"
 
-    def _asked_part(self, asked: tuple[str, str, str, bytes, str, str]) -> str:
-        client, key, method, target, route, model = asked
+    def _part(self, values: tuple[str, str, str, bytes, str, str, int, str, str]) -> str:
+        client, key, method, target, route, model, status, end, code = values
         path = target[:_LONGEST_PATH].decode("latin-1")
-        quoted = tuple(map(self._quote, (client, key, method, path, route, model)))
-        return self._keep_part(asked, self._form.asked % quoted)
-
-    def _ended_part(self, ended: tuple[int, str, str]) -> str:
-        status, end, code = ended
-        return self._keep_part(ended, self._form.ended % (status, self._quote(end), self._quote(code)))
-
-    def _keep_part(self, values: tuple[object, ...], part: str) -> str:
+        asked = map(self._quote, (client, key, method, path, route, model))
+        part = self._form.part % (*asked, status, self._quote(end), self._quote(code))
         if len(part) <= _LONGEST_PART:
             if len(self._parts) >= _MOST_PARTS:
                 self._parts.clear()

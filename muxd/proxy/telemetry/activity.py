@@ -24,7 +24,7 @@ from muxd.protocol import (
 )
 from muxd.proxy.answers import Refusal
 
-from .recorder import RequestRecord
+from .recorder import NO_TOKENS, RequestRecord
 
 _MOST_ENDED = 200  # requests that are told in one report; of more the newest
 _MOST_UNDER_WAY = 1000  # requests that are told in one answer
@@ -83,27 +83,29 @@ class Activity:
 
     def end(self, records: Iterable[RequestRecord]) -> None:
         """Take requests in that have ended, but for those that named no model."""
-        keys, ended = self._keys, self._ended
-        for record in records:
-            if not record.model:
-                continue
-            name = (record.key, record.model)
-            tally = keys.get(name)
-            if tally is None:
-                tally = keys[name] = _KeyTally()
+        keys, ended = self._keys, [record for record in records if record.model]
+        self._ended.extend(ended)
+        self._ended_count += len(ended)
+        last_key = last_model = None
+        for record in ended:
+            key, model = record.key, record.model
+            if model is not last_model or key is not last_key:  # else the tally is that of the record before
+                last_key, last_model = key, model
+                tally = keys.get((key, model)) or keys.setdefault((key, model), _KeyTally())
             tally.requests += 1
             if record.how == "refused":
                 tally.refused += 1
-            prompt, cached, completion = record.tokens
-            tally.prompt += prompt
-            tally.cached += cached
-            tally.completion += completion
+            completion = 0
+            if record.tokens is not NO_TOKENS:
+                prompt, cached, completion = record.tokens
+                tally.prompt += prompt
+                tally.cached += cached
+                tally.completion += completion
             if not completion and record.events:
                 completion = event_tokens(record)
                 tally.event_tokens += completion
-            self._count(record, completion)
-            ended.append(record)
-            self._ended_count += 1
+            if completion != record.told or record.first_byte is not None:
+                self._count(record, completion)
 
     def take(self) -> ActivityReport | None:
         """Return what was not told yet, as told from now on; None where that is nothing."""

@@ -11,7 +11,7 @@ from muxd.http.request import Request
 from .access_log import AccessLog
 from .metrics import ModelMetrics, ProxyMetrics
 from .request_ids import RequestId, RequestIds
-from .usage import Usage
+from .usage import USAGE_READERS
 
 if TYPE_CHECKING:
     from .activity import Activity
@@ -22,13 +22,13 @@ NO_TOKENS = (0, 0, 0)
 
 # Records that are written together.  One by one between system calls the same work takes 1.7 times as long, since the
 # processor's caches are cold each time.
-_TOGETHER = 64
+TOGETHER = 64
 
 
 class Recorder:
     """Writes the records of ended requests to the metrics, the activity, and the access log unless that is off."""
 
-    __slots__ = ("_activity", "_ended", "_later", "ids", "log", "meters")
+    __slots__ = ("_activity", "ended", "ids", "later", "log", "meters")
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class Recorder:
         self._activity = activity
         self.log = log
         self.ids = ids
-        self._ended: list[RequestRecord] = []
-        self._later = later
+        self.ended: list[RequestRecord] = []  # to be written together, as soon as there are `TOGETHER` or in a moment
+        self.later = later
 
     def begin(self, request: Request, address: str) -> "RequestRecord":
         """Return the record of a request that has arrived from `address`."""
@@ -55,23 +55,15 @@ class Recorder:
             self, monotonic(), self.ids.of(request), address, request.method, target, len(request.body)
         )
 
-    def end(self, record: "RequestRecord") -> None:
-        """Take the record of a request that has ended, to be written together with others that end about now."""
-        self._ended.append(record)
-        waiting = len(self._ended)
-        if waiting >= _TOGETHER:
-            self.flush()
-        elif waiting == 1:
-            self._later()
-
     def flush(self) -> None:
         """Write the records of all requests that have ended."""
-        ended, self._ended = self._ended, []
+        ended, self.ended = self.ended, []
         wall = time() - monotonic()
         for record in ended:
             record.ended_at = record.arrived + record.seconds + wall
             if record.whole:
-                record.read_tokens()
+                record.tokens = USAGE_READERS[record.route]().of_whole(record.whole)
+                record.whole = b""
             meter = record.meter
             if meter is not None:
                 meter.finished(record.route, record.status, record.seconds)
@@ -94,7 +86,7 @@ class RequestRecord(msgspec.Struct, eq=False, gc=False):
 
     `end` sets `status`, `how` (ok, client_gone, cut or refused), `code` (the proxy's own error code, or "") and
     `tokens` (of the prompt, how many of these were cached, of the completion); `delivered` sets `seconds`, and `flush`
-    `ended_at`, and `tokens` after `end_whole`.
+    `ended_at`, and `tokens` of a `whole` response.
     """
 
     records: "Recorder"
@@ -121,7 +113,6 @@ class RequestRecord(msgspec.Struct, eq=False, gc=False):
     code: str = ""
     tokens: tuple[int, int, int] = NO_TOKENS
     whole: bytes = b""  # the whole response, where `flush` is to read its tokens
-    new_usage: Callable[[], Usage] | None = None  # what makes their reader
     seconds: float = 0.0
     ended_at: float = 0.0
 
@@ -144,17 +135,6 @@ class RequestRecord(msgspec.Struct, eq=False, gc=False):
         """Note how the request ended; `delivered` passes it on once the client's connection has sent the response."""
         self.status, self.how, self.code, self.tokens = status, how, code, tokens
 
-    def end_whole(self, status: int, response: bytes, new_usage: Callable[[], Usage]) -> None:
-        """Note that the request ended well, with a response that has token counts: `flush` reads them."""
-        self.status, self.how, self.whole, self.new_usage = status, "ok", response, new_usage
-
-    def read_tokens(self) -> None:
-        """Take the token counts from the whole response."""
-        assert self.new_usage is not None
-        usage = self.new_usage()
-        usage.see(self.whole)
-        self.tokens, self.whole = usage.result(), b""
-
     def delivered(self, lost: int) -> None:
         """Finish the record: the whole response has left, but for `lost` bytes that the client did not take."""
         if lost:
@@ -162,7 +142,13 @@ class RequestRecord(msgspec.Struct, eq=False, gc=False):
             if self.how == "ok":
                 self.how = "client_gone"
         self.seconds = monotonic() - self.arrived
-        self.records.end(self)
+        records = self.records
+        records.ended.append(self)
+        waiting = len(records.ended)
+        if waiting >= TOGETHER:
+            records.flush()
+        elif waiting == 1:
+            records.later()
 
 
 def _without_password(request: Request) -> bytes:

@@ -43,6 +43,9 @@ class Usage(Protocol):
     def result(self) -> Tokens:
         """Return the tokens of the prompt, how many of these were cached, those of the completion; 0 for unknown."""
 
+    def of_whole(self, data: bytes) -> Tokens:
+        """Return the same of a whole response, as `see` and `result` tell it; `see` was not called before."""
+
 
 class _Details(msgspec.Struct):
     cached_tokens: _Count | None = 0
@@ -98,6 +101,17 @@ class UsageObject:
     def result(self) -> Tokens:
         return self._tokens
 
+    def of_whole(self, data: bytes) -> Tokens:
+        mark = data.rfind(b'_tokens":', -_REACH)
+        at = data.rfind(b'"usage":', 0, mark) if mark >= 0 else -1
+        if at >= 0:
+            end = data.find(b"}", mark) + 1
+            # One flat object, as mostly; `see` finds any other.
+            if end - at < _LONGEST and data.count(b"{", at, end) == 1 and self._take(data[at + 8 : end]):
+                return self._tokens
+        self.see(data)
+        return self._tokens
+
     def _find_usage(self, data: bytes, mark: int) -> None:
         """Take the last usage object that begins before `mark`, the last key of tokens in `data`.
 
@@ -138,6 +152,10 @@ class MessagesUsage(UsageObject):
     """
 
     __slots__ = ()
+
+    def of_whole(self, data: bytes) -> Tokens:
+        self.see(data)
+        return self.result()
 
     def _find_usage(self, data: bytes, mark: int) -> None:
         if self._tokens == _NO_TOKENS:
@@ -184,6 +202,10 @@ class MetaInfo:
         told = self._parts.values()
         return sum(one[0] for one in told), sum(one[1] for one in told), sum(one[2] for one in told)
 
+    def of_whole(self, data: bytes) -> Tokens:
+        self.see(data)
+        return self.result()
+
     def _unfinished(self) -> bytes:
         """Return what to keep of an unfinished event: its beginning, with the id, and its end.
 
@@ -223,6 +245,10 @@ class EvalCounts:
     def result(self) -> Tokens:
         end = _FRAMING.sub(b"", self._end)
         return _last_figure(end, b'"prompt_eval_count":'), 0, _last_figure(end, b'"eval_count":')
+
+    def of_whole(self, data: bytes) -> Tokens:
+        self.see(data)
+        return self.result()
 
 
 def _join(rest: bytes, data: bytes) -> bytes:

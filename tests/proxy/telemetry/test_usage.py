@@ -28,6 +28,8 @@ def read(route: str, *pieces: bytes) -> Tokens:
     usage = make()
     for piece in pieces:
         usage.see(piece)
+    if len(pieces) == 1:
+        assert make().of_whole(pieces[0]) == usage.result()
     return usage.result()
 
 

@@ -1,0 +1,153 @@
+"""Requests on a way that is known: clients, workers, log and metrics have what they have without."""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muxd.config.schema import Key
+from muxd.proxy.dispatcher import RequestDispatcher
+from muxd.proxy.way import Way
+
+from .http_client import HttpClient, chat, post
+from .proxy_env import QUIET, ProxyEnv, open_proxy_env
+from .test_dispatcher import bearer, key
+from .test_known_and_parsed import TIMES, get
+from .worker import OK, SSE_HEAD, Call, event
+
+SECRETS = ("muxd-one", "muxd-two", "muxd-batch", "muxd-few")
+KEYS = (
+    key("one", SECRETS[0]),
+    key("two", SECRETS[1], models=("beta",), priority=3, comments=False),
+    key("batch", SECRETS[2], request_class="batch", keep_alive=60.0),
+    key("few", SECRETS[3], requests_per_minute=1),
+)
+EDITS = {"upstream_name": "real/name", "set_params": {"temperature": 0.5}, "strip_params": ("seed",)}
+USUAL = b"User-Agent: OpenAI/Python 2.8.0\r\nAccept-Encoding: gzip\r\n"
+HEADS = [
+    *(USUAL + line for line in (b"", b"X-Request-Id: mine-1\r\n", b"X-A: b\r\n")),
+    *(USUAL + line for line in (b"X-Muxd-Class: batch\r\n", b"Content-Type: application/json; charset=utf-8\r\n")),
+]
+BODIES = [
+    *(chat(model=model) for model in ("org/alpha", "alpha", "alpha-mini", "beta", "gamma", "alpha:x", "alpha:latest")),
+    *(chat(stream=value) for value in (True, False, None, "yes")),
+    *(chat(service_tier=tier) for tier in ("flex", "auto", "batch", None)),
+    *(chat(**said) for said in ({"keep_alive": "5m"}, {"keep_alive": 0}, {"keep_alive": "soon"}, {"ttl": 60})),
+    *(chat(messages=value) for value in ([], None, "hi", {})),
+    b"\xef\xbb\xbf" + chat(),
+    chat(seed=1, temperature=2),
+    b'{"model":"alpha","messages":[{}],"model":"beta"}',
+    b'{"model":"alpha"',
+    b"[]",
+    b"",
+]
+HOST = re.compile(rb"Host: 127.0.0.1:\d+\r\n")
+PATHS = [b"/v1/chat/completions"] * 8 + [b"/chat/completions", b"/v1/messages", b"/v1/completions", b"/api/chat"]
+
+
+async def answer(call: Call) -> None:
+    await call.send(SSE_HEAD + event("a") + b"0\r\n\r\n" if b'"stream":true' in call.body else OK)
+
+
+def drawn(chance: random.Random, count: int, *, keyed: bool) -> Iterator[bytes]:
+    """So many requests of one client, whose head and path stay for a while."""
+    head, path = b"", b""
+    for _ in range(count):
+        if not path or chance.random() < 0.1:
+            secret = bearer(chance.choice([*SECRETS * 4, "unknown"])) if keyed else b""
+            head, path = chance.choice(HEADS[:1] * 6 + HEADS) + secret, chance.choice(PATHS)
+        yield post(chance.choice(BODIES[:4] * 8 + BODIES), head, path=path)
+
+
+async def what_comes_of(
+    folder: Path, seed: int, keys: tuple[Key, ...], model: dict[str, Any]
+) -> tuple[list[bytes], list[tuple[bytes, bytes]], list[object], str]:
+    """Return what clients and workers get, the lines of the log, and the metrics, of requests that the seed draws."""
+    chance = random.Random(seed)
+    proxy = replace(QUIET, access_log="json", access_log_dir=folder / "log")
+    got: list[bytes] = []
+    async with open_proxy_env(folder, proxy=proxy, keys=keys, model=model) as proxy_env:
+        proxy_env.muxd.grants["beta"] = proxy_env.beta.url
+        for worker in (proxy_env.alpha, proxy_env.beta):
+            worker.answer = answer
+        for _ in range(8):
+            client = await proxy_env.connect()
+            for request in drawn(chance, 25, keyed=bool(keys)):
+                await client.send(request)
+                got.append((await client.reply()).raw)
+                if b"connection: close" in got[-1].lower():  # too many unknown keys
+                    break
+        calls = [*proxy_env.alpha.calls, *proxy_env.beta.calls]
+        head = bearer(SECRETS[0]) if keys else b""
+        page = await proxy_env.ask(get(b"/metrics").replace(b"\r\n\r\n", b"\r\n" + head + b"\r\n"))
+        metrics = TIMES.sub("", page.body.decode())
+    lines = [json.loads(line) for path in (folder / "log").iterdir() for line in path.read_text().splitlines()]
+    varying = ("time", "duration_s", "wait_s", "ttft_s", "request_id", "response_bytes")  # by the clock, too
+    fixed = [{name: value for name, value in line.items() if name not in varying} for line in lines]
+    return got, [(HOST.sub(b"", call.head), call.body) for call in calls], fixed, metrics
+
+
+def without(raw: bytes, *names: bytes) -> bytes:
+    return b"\r\n".join(line for line in raw.split(b"\r\n") if not line.lower().startswith(names))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("model", [{}, EDITS], ids=["as it is", "edited"])
+@pytest.mark.parametrize("keys", [(), KEYS], ids=["open", "keyed"])
+async def test_a_known_way_gives_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: tuple[Key, ...], model: dict[str, Any], seed: int
+) -> None:
+    taken: list[bool] = []
+    is_open = RequestDispatcher._is_open
+
+    def noted(dispatcher: RequestDispatcher, way: Way, asked: Any) -> bool:
+        taken.append(is_open(dispatcher, way, asked))
+        return taken[-1]
+
+    monkeypatch.setattr(RequestDispatcher, "_is_open", noted)
+    (tmp_path / "known").mkdir()
+    (tmp_path / "found").mkdir()
+    known = await what_comes_of(tmp_path / "known", seed, keys, model)
+    assert taken.count(True) > 15
+    taken.clear()
+    monkeypatch.setattr(Way, "keep_beside", lambda way, request, asked: None)
+    found = await what_comes_of(tmp_path / "found", seed, keys, model)
+    assert not taken
+    varying = (b"x-ratelimit-reset", b"retry-after")
+    for of_known, of_found in zip(known[0], found[0], strict=True):
+        assert without(of_known, *varying) == without(of_found, *varying)
+    assert known[1:] == found[1:]
+
+
+async def known(proxy_env: ProxyEnv) -> HttpClient:
+    """A connection on which a way is known."""
+    client = await proxy_env.connect()
+    for _ in range(3):
+        assert (await client.ask(post(chat(), USUAL))).raw == OK
+    return client
+
+
+async def test_a_model_that_has_gone_or_may_not_be_asked_so_any_more_is_refused(proxy_env: ProxyEnv) -> None:
+    client, catalogue = await known(proxy_env), proxy_env.proxy.catalogue
+    entry = catalogue.by_name["org/alpha"]
+    entry.routes = frozenset({"/v1/embeddings"})
+    assert (await client.ask(post(chat(), USUAL))).status == 400
+    entry.routes = None
+    assert (await client.ask(post(chat(), USUAL))).raw == OK
+    del catalogue.by_name["org/alpha"]
+    assert (await client.ask(post(chat(), USUAL))).code == "model_not_found"
+
+
+async def test_of_many_names_some_are_kept(proxy_env: ProxyEnv) -> None:
+    client, catalogue = await known(proxy_env), proxy_env.proxy.catalogue
+    for number in range(100):
+        catalogue.by_name[f"name-{number}"] = catalogue.by_name["alpha"]
+        assert (await client.ask(post(chat(model=f"name-{number}"), USUAL))).raw == OK
+    head = proxy_env.proxy.front.known_heads.latest
+    assert head is not None
+    assert 0 < len(head.ways) < 20
