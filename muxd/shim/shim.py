@@ -480,4 +480,6 @@ def main() -> None:
         os.setsid()
     prctl(PR_SET_NAME, b"muxd-shim")
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # its unit has muxd go before others, and no child of muxd's
     Shim(spec).live()

@@ -18,6 +18,7 @@ FACTS = {
     "muxd.service": [
         "Type=notify",
         "NotifyAccess=main",
+        "Nice=-10",  # of muxd alone, see tests/shim/test_fork
         "Restart=on-failure",
         "RestartPreventExitStatus=2",
         "WatchdogSec=30",

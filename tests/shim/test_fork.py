@@ -47,6 +47,18 @@ async def test_the_childs_signals_are_as_if_it_were_started_by_hand(world):
     assert [int(status[mask], 16) & ~glibcs_own for mask in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
 
 
+async def test_a_child_goes_before_nobody_though_muxd_does(world):
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -5)
+    except PermissionError:
+        pytest.skip("this user cannot go before others")
+    try:
+        await run(world, world.spec("cat", "/proc/self/stat"))
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    assert world.stdout().rpartition(")")[2].split()[16] == "0", "its nice value"
+
+
 async def test_listening_sockets_are_passed_on_as_systemd_does(world):
     first, second = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
     serve = """
