@@ -92,16 +92,19 @@ class Connection:
 
         The first half is that of `relay`: a call of it would cost as much as all else here.
         """
-        data, self.unwritten = self.unwritten, b""
-        if data:  # then the outbox is empty
+        data = self.unwritten
+        if data:  # then the outbox is empty, and the connection is not closed
+            self.unwritten = b""
             try:
                 sent = self.sock.send(data)
             except OSError as error:
                 self.keep(data, error)
             else:
-                if sent < len(data):
+                if sent == len(data):
+                    self.on_sent()
+                else:
                     self.keep(memoryview(data)[sent:])
-        if not self.outbox and not self.closed:
+        elif not self.outbox and not self.closed:
             self.on_sent()
 
     def keep(self, data: bytes | memoryview, error: OSError | None = None) -> None:

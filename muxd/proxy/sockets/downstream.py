@@ -174,11 +174,12 @@ class ClientConnection(Connection):
         if receipt is not None:
             self._receipt = None
             receipt.delivered(0)
-        if self.phase is _LEAVING:
+        phase = self.phase
+        if phase is _LEAVING:
             self._linger()
         elif self._backlog:
             self._advance()
-        elif self.phase is not _LINGERING:
+        elif phase is not _LINGERING:
             self._await_request()
 
     def _on_writable(self) -> None:
@@ -418,7 +419,9 @@ class ClientConnection(Connection):
         phase, reactor = self.phase, self.reactor
         if phase is not _IDLE and phase is not _HEAD:  # in these an empty line extends no deadline
             self.phase = _IDLE
-            self.deadline = reactor.at(reactor.now + context.limits.idle_timeout)
+            self.deadline = at = reactor.now + context.limits.idle_timeout
+            if at < reactor.next_sweep:
+                reactor.at(at)
         context.places.resting.setdefault(self, reactor.now)  # as `rest`
         if self._unread and not self._reading:
             reactor.again(self._read)

@@ -45,9 +45,10 @@ class _Form(NamedTuple):
 
     line: str
     part: str  # with the client, its key, what it asked for, and status, end and error code
+    times: str  # the part with the wait and the time to the first byte
     time: str
     no_time: str
-    no_wait: str
+    no_times: str  # that part of a request that did not wait, and was no stream
     is_local: bool  # times are of this host, with their offset, and not UTC
 
     def moment(self, seconds: float, form: str) -> str:
@@ -57,20 +58,22 @@ class _Form(NamedTuple):
 
 # Both forms take the same values in the same order; %.0s takes a value and prints nothing.
 _TEXT = _Form(
-    "%s.%03d%s %s %.3fs wait=%s first=%s in=%d out=%d tokens=%d+%d replays=%d id=%s\n",
+    "%s.%03d%s %s %.3fs %s in=%d out=%d tokens=%d+%d replays=%d id=%s\n",
     "%s %s %s %s%.0s %s %d %s %s",
+    "wait=%.3f first=%s",
     "%.3f",
     "-",
-    "0.000",
+    "wait=0.000 first=-",
     True,
 )
 _JSON = _Form(
-    '{"time":"%s.%03d%s",%s,"duration_s":%.6f,"wait_s":%s,"ttft_s":%s,"request_bytes":%d,"response_bytes":%d,'
+    '{"time":"%s.%03d%s",%s,"duration_s":%.6f,%s,"request_bytes":%d,"response_bytes":%d,'
     '"prompt_tokens":%d,"completion_tokens":%d,"replays":%d,"request_id":%s}\n',
     '"client":%s,"key":%s,"method":%s,"path":%s,"route":%s,"model":%s,"status":%d,"end":%s,"code":%s',
+    '"wait_s":%.6f,"ttft_s":%s',
     "%.6f",
     "null",
-    "0.000000",
+    '"wait_s":0.000000,"ttft_s":null',
     False,
 )
 
@@ -120,7 +123,7 @@ class AccessLog:
 
     def record(self, records: "Iterable[RequestRecord]") -> None:
         """Log requests that have ended, but for probes of /health that went well: muxd alone sends 17280 a day."""
-        form, plain, known = self._form, self._plain, self._parts
+        form, plain, known, no_times = self._form, self._plain, self._parts, self._form.no_times
         size, room = self._waiting, _MOST - self._writing
         for record in records:
             status, target = record.status, record.target
@@ -151,8 +154,7 @@ class AccessLog:
                 self._zone,
                 known.get(of_part) or self._part(of_part),
                 record.seconds,
-                form.time % record.waited if record.waited else form.no_wait,
-                form.no_time if record.first_byte is None else form.time % record.first_byte,
+                self._times(record) if record.waited or record.first_byte is not None else no_times,
                 record.received,
                 record.sent,
                 prompt,
@@ -175,6 +177,10 @@ class AccessLog:
         if self._form.is_local:
             offset = self._form.moment(second, "%z")
             self._zone = f"{offset[:3]}:{offset[3:]}"
+
+    def _times(self, record: "RequestRecord") -> str:
+        form, first = self._form, record.first_byte
+        return form.times % (record.waited, form.no_time if first is None else form.time % first)
 
     def _part(self, values: tuple[str, str, str, bytes, str, str, int, str, str]) -> str:
         client, key, method, target, route, model, status, end, code = values

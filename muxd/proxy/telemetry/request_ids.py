@@ -44,8 +44,12 @@ class RequestIds:
     def of(self, request: Request) -> RequestId:
         """Return the id of a request."""
         known = request.known
-        if request.is_plain and known is not None:
-            return self._made_here() if known.id_index < 0 else self._from_client(*request.headers[known.id_index])
+        if known is not None and request.is_plain:
+            if known.id_index >= 0:
+                return self._from_client(*request.headers[known.id_index])
+            number = next(self._numbers)  # as `_made_here`
+            line = self._default % number if self._default else b""
+            return RequestId(f"{self._prefix}{number}", line, line, b"")
         best, found = len(self._ranks), None
         lengths = self._lengths
         for header in request.headers:
