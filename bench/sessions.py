@@ -23,7 +23,7 @@ from muxd.client import ControlClient, SessionConnection
 from muxd.protocol import DemandReport, LeaseDemand, LeaseGranted, LeaseWish, WaitingRequests
 
 REPORT_GOAL = 0.15  # ms of muxd's CPU
-GAP = 0.05  # seconds between two reports of a proxy, see muxd/proxy/leases
+GAP = 0.05  # seconds between two reports of a proxy, see muxd/proxy/lease
 ASK = b"GET /v1/version HTTP/1.1\r\nHost: muxd\r\n\r\n"
 
 MODELS = """\

@@ -15,7 +15,7 @@ import trio
 
 from muxd.core.scheduler import Scheduler
 from muxd.engines.engine_client import EngineClient
-from muxd.proxy.leases import ModelLease
+from muxd.proxy.lease import ModelLease
 from muxd.saved_state import StateFile
 from muxd.workers.gpu_memory import GpuMemoryTracker
 from muxd.workers.loading import Loading

@@ -2,7 +2,7 @@
 
 The session is opened when a lease is first asked for, and again after a muxd that died.  Demand that many leases report
 within `_BATCH` goes out as one line.  Whatever ends the connection ends every lease of the session; whether its holder
-then stops is the holder's own decision (see `leases`).
+then stops is the holder's own decision (see `lease`).
 """
 
 import logging

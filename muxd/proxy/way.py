@@ -17,7 +17,7 @@ from .telemetry.usage import USAGE_READERS
 
 if TYPE_CHECKING:
     from .catalogue import CatalogueEntry
-    from .leases import ModelLease
+    from .lease import ModelLease
     from .proxied_request import RequestTimeouts
 
 _MOST_WAYS = 16  # names of models that are kept of one head

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from muxd.proxy import leases
+from muxd.proxy import lease
 from muxd.proxy.proxied_request import ProxiedRequest
 from muxd.proxy.sockets.known_answers import KnownAnswer
 from muxd.proxy.sockets.pool import Pool
@@ -98,7 +98,7 @@ async def test_both_ways_give_clients_log_and_metrics_the_same(
         on_whole(request, data, known)
 
     monkeypatch.setattr(ProxiedRequest, "on_whole", noted)
-    monkeypatch.setattr(leases, "_SUSPICION", 0.01)
+    monkeypatch.setattr(lease, "_SUSPICION", 0.01)
     (tmp_path / "known").mkdir()
     (tmp_path / "parsed").mkdir()
     known = await what_comes_of(tmp_path / "known", seed)

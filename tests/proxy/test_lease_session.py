@@ -88,7 +88,7 @@ async def test_a_session_that_muxd_refuses_ends_the_wait_of_those_who_have_no_wo
 async def test_all_who_wait_while_muxd_does_not_answer_share_one_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muxd.proxy.leases._RESTART", 0.0)
+    monkeypatch.setattr("muxd.proxy.lease._RESTART", 0.0)
     async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
         proxy_env.muxd.silent = True
         await life.enter_async_context(proxy_env.muxd.running())

@@ -12,7 +12,7 @@ import trio
 from muxd.errors import Unreachable
 from muxd.protocol import LeaseGranted, LeasePlaces, LeaseRestored, LeaseRevoked, RevocationReason
 from muxd.proxy.answers import Refusal
-from muxd.proxy.leases import ModelLease
+from muxd.proxy.lease import ModelLease
 from muxd.proxy.sockets.reactor import Reactor
 from muxd.proxy.states import LEASE_MOVES, REQUEST_MOVES, LeaseState
 from muxd.proxy.telemetry.metrics import ModelMetrics

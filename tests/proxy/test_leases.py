@@ -321,7 +321,7 @@ async def test_who_asks_a_proxy_that_was_started_before_muxd_waits_for_muxd(tmp_
 
 
 async def test_without_muxd_requests_are_told_to_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muxd.proxy.leases._RESTART", 0.3)
+    monkeypatch.setattr("muxd.proxy.lease._RESTART", 0.3)
     async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env:
         reply = await proxy_env.ask(post(chat()))
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "muxd_unreachable", b"1")
@@ -331,7 +331,7 @@ async def test_without_muxd_requests_are_told_to_try_again(tmp_path: Path, monke
 async def test_when_muxd_dies_held_leases_go_on_and_who_waits_is_told_where_none_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muxd.proxy.leases._RESTART", 0.3)
+    monkeypatch.setattr("muxd.proxy.lease._RESTART", 0.3)
     async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
         await life.enter_async_context(proxy_env.muxd.running())
         await _health(proxy_env, "connected")

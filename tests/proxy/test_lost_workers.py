@@ -191,7 +191,7 @@ async def test_what_a_dead_worker_had_sent_already_is_passed_on_before_its_strea
         await call.released.wait()
         await call.send(event("2") + END)
 
-    monkeypatch.setattr("muxd.proxy.leases._CUT_GRACE", PATIENCE)
+    monkeypatch.setattr("muxd.proxy.lease._CUT_GRACE", PATIENCE)
     proxy_env.alpha.answer = stream
     http_client = await proxy_env.connect()
     await http_client.send(post(chat(stream=True)))
@@ -212,7 +212,7 @@ async def test_what_a_dead_worker_had_sent_already_is_passed_on_before_its_strea
 async def test_attempts_to_reach_a_worker_that_refuses_are_no_replays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muxd.proxy.leases._SUSPICION", 0.01)
+    monkeypatch.setattr("muxd.proxy.lease._SUSPICION", 0.01)
     async with open_proxy_env(tmp_path, model={"switch_timeout": 0.3}) as proxy_env:
         proxy_env.alpha.die()
         assert (await proxy_env.ask(post(chat()))).code == "worker_unreachable"
