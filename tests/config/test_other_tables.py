@@ -214,4 +214,5 @@ def test_several_processes_need_room_for_the_names_of_their_sockets(problems, lo
     too_long = "F:5: proxy.processes: several processes have sockets in state_dir, whose path is 12 bytes too long"
     found = problems(deep + several + ONE_MODEL)
     assert any(told.startswith(too_long) for told in found), found
-    assert not any("processes" in told for told in problems(deep + ONE_MODEL))
+    another = "[models.nameless]\n"
+    assert not any("processes" in told for told in problems(deep + another + ONE_MODEL))
