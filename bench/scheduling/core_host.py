@@ -107,7 +107,7 @@ class CoreHost:
         self.switches = 0
         self.estimates: list[Estimate] = []
         self._together = together
-        self._crowd = 0.0  # the most that a model was learned to have in flight when it gives way
+        self._stated = 0.0  # the longest maximum wait that was stated, without the longest answer
         self._learned = learned
         self._drains = drains or {}
         self._spread = spread
@@ -271,7 +271,7 @@ class CoreHost:
                 self._later(0.0, WorkerExited, worker)
             case RecordSwitch(target, victims):
                 self.switches += 1
-                self._crowd = max(self._crowd, *(group.answers.crowd for group in self.scheduler.host.groups.values()))
+                self._stated = max(self._stated, self._state())
                 kind = (target, *(name for name, _ in victims))
                 drains = any(not world.engines[name].is_idle for name, _ in victims)
                 if drains:
@@ -354,14 +354,18 @@ class CoreHost:
         return max(max(group.cost(WorkerState.DRAINING).seconds, group.known_drain) for group in groups)
 
     def bound(self) -> float:
-        """Return the stated maximum wait in seconds while all other models wait, too.
+        """Return the longest maximum wait in seconds that was stated for while all other models wait, too.
 
         On top is the longest answer, which may be under way when somebody is due: nobody knows before how long it is.
         """
+        return max(self._stated, self._state()) + max(request.seconds for request in self.world.requests)
+
+    def _state(self) -> float:
+        """Return the maximum wait in seconds by what is known now of drains, and of what is in flight."""
         cost, others = self.world.cost, len(self.lines) - 1
-        target = policy.stretched(WAIT_TARGET, 2 * cost + self.drain, self._crowd)
-        longest = max(request.seconds for request in self.world.requests)
-        return target + others * (max(cost, self.drain) + cost) + cost + longest
+        load = max(group.answers.load for group in self.scheduler.host.groups.values())
+        target = policy.stretched(WAIT_TARGET, 2 * cost + self.drain, load)
+        return target + others * (max(cost, self.drain) + cost) + cost
 
 
 def url(model: str) -> str:

@@ -30,7 +30,7 @@ beside the rules of others as they are published. What they are about: [whose tu
 MIDDLE = """
 Where a goal is not met, the last column says whose the optimum is, or who comes nearer. It is a bound that holds for
 everybody where there is one: a GPU for each model, one switch in all, all answers known before. Elsewhere it is the
-best of many rules, chosen for each run afterwards, which nobody could do before; that no other rule is better is not
+best of many rules, chosen afterwards, which nobody could do before; that no other rule is better is not
 proved.
 The same kind of load on real processes of muxd and sglangmux, `--real`, is among the [figures](../benchmarks.md).
 

@@ -257,8 +257,8 @@ class Policy:
         "30s",
         live=True,
         doc="How long a request should wait at most while another model is busy.  A goal that decides whose turn it "
-        "is: no request fails by it.  Up to seven times as long where switches and drains were measured to take long, "
-        "and up to nine times where many more requests are in flight than wait.",
+        "is: no request fails by it.  Up to eight and a half times as long where switches and drains were measured to "
+        "take long, and up to ten times where many more requests are in flight than wait.",
     )
     keep_turns: bool = key(
         boolean,

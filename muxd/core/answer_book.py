@@ -6,7 +6,7 @@ as the mean.
 
 from collections import deque
 from collections.abc import Collection, Iterable
-from math import log
+from math import exp, log
 
 from . import policy
 from .cost import NEWEST
@@ -22,6 +22,8 @@ class AnswerBook:
     def __init__(self) -> None:
         self.usual: float | None = None  # seconds that one takes, as holders say, or by drains; None: nobody knows
         self.crowd = 0.0  # requests in flight when the group gives way, of late
+        self.load = 0.0  # the mean of those in flight while there are some, over `policy.LOAD_SPAN`
+        self._load_at = 0.0  # when it was reckoned
         self.told: float | None = None  # seconds that answers took of late, in the mean, as holders say
         self._long: deque[float] = deque(maxlen=DRAINS)  # seconds of late unusually long ones
         self._drained_count = 0  # requests in flight when the last drain began
@@ -52,6 +54,18 @@ class AnswerBook:
             return False
         self.usual = self.told = seconds
         return True
+
+    @property
+    def differ(self) -> bool:
+        """Say whether some take far longer than others: how short a drain is cannot be told by their number then."""
+        return self.usual is not None and bool(self._long) and _median(self._long) > policy.DIFFER * self.usual
+
+    def note_load(self, in_flight: int, now: float) -> None:
+        """Learn how many have been in flight since that was told last; 0 for a time that does not count."""
+        if in_flight:
+            weight = 1.0 - exp((self._load_at - now) / policy.LOAD_SPAN) if self.load else 1.0
+            self.load += weight * (in_flight - self.load)
+        self._load_at = now
 
     def note_ended(self, seconds: float) -> None:
         """Learn how long the oldest answer of a holder took in the end, if that was unusually long."""

@@ -397,9 +397,9 @@ class Group:
         return len(self.uses) / max(1.0, second - self.uses[0]) if self.uses else 0.0
 
     @property
-    def use(self) -> tuple[bool, bool, bool, float, float]:
+    def use(self) -> tuple[bool, bool, bool, float, int]:
         """Return what decisions depend on of who uses the group, and who waits for it."""
-        return self.idle, self.wanted, self.is_batch, self.long_since, self.quiet_until
+        return self.idle, self.wanted, self.is_batch, self.long_since, self.in_flight
 
     @property
     def long_since(self) -> float:
@@ -408,16 +408,16 @@ class Group:
         return inf if usual is None else self.oldest_since + policy.LONG * usual
 
     @property
-    def quiet_until(self) -> float:
-        """Return until when it is quiet, unless more requests come: -inf where it is not, or nobody knows."""
-        usual = self.answers.usual
-        if self.in_flight > policy.QUIET or usual is None or self.oldest_since == inf:
-            return -inf
-        return self.oldest_since + usual
+    def fullness(self) -> float:
+        """Return the `policy.fullness`; inf where one answer may take far longer than usual, or nobody knows."""
+        answers = self.answers
+        if answers.usual is None or self.oldest_since == inf or answers.differ:
+            return inf
+        return policy.fullness(self.in_flight, answers.load)
 
     def is_quiet(self, now: float) -> bool:
         """Say whether few answers are under way, none of them for long, or none at all: a drain now is not typical."""
-        return self.idle or self.quiet_until >= now
+        return self.idle or (self.fullness == 0.0 and self.long_since > now)
 
     @property
     def known_drain(self) -> float:

@@ -49,6 +49,7 @@ class LeaseBook:
     def report(self, group: Group, said: DemandReported) -> None:
         """Take in what the holder of an open lease on the group says of its requests."""
         now, lease = self._host.now, self.all[said.lease]
+        group.answers.note_load(group.in_flight if group.state is WorkerState.READY else 0, now)
         lease.in_flight, lease.waiting, lease.batch, lease.told = said.in_flight, said.waiting, said.batch, now
         since = inf if said.oldest is None else said.time - said.oldest
         if not abs(since - lease.oldest_since) < SAME_AGE:
@@ -126,6 +127,7 @@ class LeaseBook:
         if not admitted:
             return
         group.waiting.clear()
+        group.answers.note_load(0, self._host.now)
         for lease in admitted:
             group.granted[lease.id] = lease
             lease.in_flight, lease.batch, lease.waiting = lease.count, lease.batch_count, ()

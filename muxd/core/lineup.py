@@ -72,7 +72,7 @@ class Blockers:
         self.drain = max((group.drain_without_long for group in ready), default=0.0)
         self._known_drain = max((group.known_drain for group in ready), default=0.0)
         self.known = self._known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
-        self.crowd = max((group.answers.crowd for group in ready), default=0.0)
+        self.load = max((group.answers.load for group in ready), default=0.0)
         self.gives_way = all(
             not g.is_validated and (g.leaves or g.state in (WorkerState.ASLEEP, WorkerState.READY)) for g in groups
         )
@@ -86,7 +86,7 @@ class Blockers:
         self._busy_since = max((group.since for group in busy), default=-inf)
         self._wait_target = wait_target
         self._long_since = min((group.long_since for group in busy), default=inf)
-        self._quiet_until = min((group.quiet_until for group in busy), default=-inf)
+        self._full = max((group.fullness for group in busy), default=0.0)
         self.go_by_all_gaps = any(not group.gaps for group in ready if group.idle)  # clients of theirs have none yet
         self._kept = [
             (each.group.idle_since, usual_gap(each.group), each.comeback_cost.seconds)
@@ -103,7 +103,7 @@ class Blockers:
 
     def stretched(self, contender: Contender, wait_target: float) -> float:
         """Return the wait target of a group for which others wait than batch, as it is where they give way to it."""
-        return policy.stretched(wait_target, contender.known + self.known, self.crowd, contender.weight)
+        return policy.stretched(wait_target, contender.known + self.known, self.load, contender.weight)
 
     def give_way_at(self, contender: Contender, due: float, now: float) -> float:
         """Return when they give way to a group for which requests wait, and is due at `due`; inf for no reason.
@@ -144,11 +144,11 @@ class Blockers:
 
     def _closes_at(self, contender: Contender, due: float, turn_ends: float, now: float) -> float:
         """Return when the busy ones among them close for one who is due then, once their turn has ended."""
-        if self._quiet_until >= now and not contender.is_batch:
-            at = max(policy.quiet_from(contender.since, due), turn_ends, now)
-            if at <= self._quiet_until:
-                return at
         at = due if due > turn_ends else turn_ends
+        if self._full < 1.0 and not contender.is_batch:
+            quiet = max(policy.quiet_from(contender.since, due, self._full), turn_ends, now)
+            if quiet < at and quiet < self._long_since:
+                return quiet
         return at if at < self._long_since else policy.closes_at(at, due, self._long_since, self._wait_target)
 
     def kept_until(self, contender: Contender) -> list[float]:
@@ -242,7 +242,7 @@ class Rivals:
     def dues(self, turns: float, wait_target: float, batch_max_wait: float) -> list[float]:
         """Return when each of `members` is due, where `turns` is what the turns of all on these GPUs take."""
         blockers = self.blockers
-        given = turns, wait_target, batch_max_wait, blockers.known, blockers.drain, blockers.crowd, self._width
+        given = turns, wait_target, batch_max_wait, blockers.known, blockers.drain, blockers.load, self._width
         if self._dues is not None and self._dues[0] == given:
             return self._dues[1]
         ahead: dict[tuple[float, ...], tuple[float, float]] = {}  # by the terms: many have the same

@@ -3,8 +3,9 @@
 An active model that is busy keeps its turn until the oldest waiter's wait has come so
 near to its bound that the drain and the switch just fit, and until its turn has been at
 least as long as the switch cost, and as its drain takes: shorter turns would spend more
-time switching and draining than serving.  On the way there it gives way as soon as it is
-quiet: while one answer is under way a drain is short, and keeps few waiting.
+time switching and draining than serving.  On the way there it gives way once few answers
+are under way, beside what is usual for it: a drain is short then, and keeps few waiting.
+How few is few enough grows with the wait, as in any search for a moment that must end.
 
 One that is idle keeps its turn only for as long as its clients are likely to return
 (`linger`): an agent that sends its next request a second after each answer would
@@ -18,7 +19,7 @@ more that somebody who waits for answers returns.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, sqrt
 from typing import TypeVar
 
 #: How many of the latest gaps between an answer and the next request are remembered: few, so that an agent that has
@@ -37,11 +38,11 @@ WORTH = 1 / 5
 
 #: How many times as long as a switch there and back, and the drain, a busy model's turn is to last, so that most of the
 #: GPU's time goes to answers; and how many times the configured target the wait may become by that.
-STRETCH = 7.0
+STRETCH = 8.5
 
-#: The same where the active model has many requests in flight when it gives way: so many times those beyond a `FEW` for
-#: each one that waits for another, and at most `MOST_STRETCH`.  Who waits less for it are more than who waits longer.
-PER_RATIO, MOST_STRETCH = 30.0, 9.0
+#: The same where the active model has many requests in flight in the mean: so many times those beyond a `FEW` for each
+#: one that waits for another, and at most `MOST_STRETCH`.  Who waits less for it are more than who waits longer.
+PER_RATIO, MOST_STRETCH = 60.0, 10.0
 
 #: So many requests in flight are not many, whoever waits.
 FEW = 5.0
@@ -63,6 +64,16 @@ QUIET = 1
 #: From this share of the time until another model is due a busy one gives way as soon as it is quiet.
 QUIET_SHARE = 0.4
 
+#: Seconds over which it is averaged how many answers of a model are under way.
+LOAD_SPAN = 30.0
+
+#: The answers of a model differ where its long ones take more than so many times as long as usual.  Of lengths that are
+#: left to chance, as the exponential distribution has it, those beyond `LONG` take 3.2 times as long in the median.
+DIFFER = 6.0
+
+#: The power of the wait by which it is decided who comes first: a wait a fifth longer counts as twice as many requests.
+WAIT_POWER = 4
+
 #: The linger where no gap has been seen yet: a share of the switch there and back, and at most so many seconds.
 UNKNOWN_SHARE, UNKNOWN = 0.05, 0.5
 
@@ -83,12 +94,13 @@ C = TypeVar("C", bound=Candidate)
 
 
 def score(candidate: Candidate, wait_target: float, now: float) -> float:
-    """Return the waiting work per second of switch cost, times the square of the wait, in wait targets.
+    """Return the waiting work per second of switch cost, times the fourth power of the wait, in wait targets.
 
-    So one who has waited twice as long comes before one for whom less than four times as many wait.
+    So one who has waited twice as long comes before one for whom less than sixteen times as many wait: a model that few
+    ask for has its turn about as often as the others.
     """
     oldest = now - candidate.since
-    return candidate.weight / max(candidate.cost, 0.001) * (oldest / max(wait_target, 0.001)) ** 2
+    return candidate.weight / max(candidate.cost, 0.001) * (oldest / max(wait_target, 0.001)) ** WAIT_POWER
 
 
 def ranked(candidates: Iterable[C], wait_target: float, now: float) -> list[C]:
@@ -106,12 +118,12 @@ def bound(candidate: Candidate, others: float, wait_target: float) -> float:
     return wait_target + others + candidate.cost
 
 
-def stretched(wait_target: float, overhead: float, crowd: float = 0.0, waiting: float = 1.0) -> float:
+def stretched(wait_target: float, overhead: float, load: float = 0.0, waiting: float = 1.0) -> float:
     """Return the wait target where a switch there and back takes `overhead` seconds with its drain.
 
-    `crowd`: how many requests are in flight when the active model gives way; `waiting`: how many wait.
+    `load`: how many answers of the active model are under way in the mean; `waiting`: how many requests wait.
     """
-    times = max(STRETCH, min(MOST_STRETCH, PER_RATIO * (crowd - FEW) / max(1.0, waiting)))
+    times = max(STRETCH, min(MOST_STRETCH, PER_RATIO * (load - FEW) / max(1.0, waiting)))
     return max(wait_target, times * min(wait_target, overhead))
 
 
@@ -159,9 +171,19 @@ def turn_ends_at(candidate: Candidate, active_since: float, drain: float = 0.0) 
     return active_since + max(candidate.cost, min(drain, LONGEST_FOR_DRAIN))
 
 
-def quiet_from(since: float, due: float) -> float:
-    """Return from when a busy model gives way if it is quiet, to one who has waited since then and is due at `due`."""
-    return since + QUIET_SHARE * (due - since)
+def fullness(count: int, load: float) -> float:
+    """Return how far a model with `count` answers under way is from quiet, 0, to its mean load, 1, or beyond."""
+    return 0.0 if count <= QUIET else (count - QUIET) / max(load - QUIET, 0.001)
+
+
+def quiet_from(since: float, due: float, full: float) -> float:
+    """Return from when a busy model gives way that is so full, to one who has waited since then and is due at `due`.
+
+    It grows with the root of the `fullness`: a model that is half as full as usual gives way in the last fifth of the
+    wait, since one that waits so long for less has likely missed it.
+    """
+    share = QUIET_SHARE + (1.0 - QUIET_SHARE) * sqrt(min(1.0, full))
+    return since + share * (due - since)
 
 
 def closes_at(at: float, due: float, long_since: float, wait_target: float) -> float:

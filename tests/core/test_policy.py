@@ -5,6 +5,7 @@ from muxd.core.policy import (
     bound,
     closes_at,
     due_at,
+    fullness,
     quiet_from,
     ranked,
     score,
@@ -48,19 +49,19 @@ def test_alone_it_waits_no_longer_than_the_target():
     assert (at - NOW) + 4 + 5 == 30
 
 
-def test_where_a_switch_there_and_back_is_dear_a_wait_becomes_seven_of_them_and_at_most_seven_targets():
-    assert stretched(30, overhead=4) == 30
-    assert stretched(30, overhead=20) == 140
-    assert stretched(30, overhead=120) == 210
+def test_where_a_switch_there_and_back_is_dear_a_wait_becomes_eight_and_a_half_of_them_and_at_most_as_many_targets():
+    assert stretched(30, overhead=3) == 30
+    assert stretched(30, overhead=20) == 170
+    assert stretched(30, overhead=120) == 255
     assert stretched(0, overhead=120) == 0
 
 
-def test_where_many_are_in_flight_for_each_one_that_waits_the_wait_becomes_longer_and_at_most_nine_times_as_long():
-    assert stretched(30, overhead=20, crowd=5, waiting=1) == stretched(30, overhead=20, crowd=45, waiting=300) == 140
-    assert stretched(30, overhead=20, crowd=45, waiting=150) == 160
-    assert stretched(30, overhead=20, crowd=45, waiting=1) == 180
-    assert stretched(30, overhead=120, crowd=45, waiting=0.5) == 270
-    assert stretched(30, overhead=2, crowd=45, waiting=1) == 30
+def test_where_many_are_in_flight_for_each_one_that_waits_the_wait_becomes_longer_and_at_most_ten_times_as_long():
+    assert stretched(30, overhead=20, load=5, waiting=1) == stretched(30, overhead=20, load=45, waiting=300) == 170
+    assert stretched(30, overhead=20, load=14, waiting=60) == 180
+    assert stretched(30, overhead=20, load=45, waiting=1) == 200
+    assert stretched(30, overhead=120, load=45, waiting=0.5) == 300
+    assert stretched(30, overhead=2, load=45, waiting=1) == 30
 
 
 def test_a_turn_lasts_as_long_as_the_switch_costs_or_its_drain_takes():
@@ -77,10 +78,19 @@ def test_a_busy_model_stays_open_for_an_answer_that_is_long_already_but_not_for_
     assert closes_at(200, due=80, long_since=70, wait_target=30) == 200, "its turn lasts beyond that"
 
 
-def test_a_wait_twice_as_long_makes_serving_a_model_worth_four_times_as_much():
+def test_a_wait_twice_as_long_makes_serving_a_model_worth_sixteen_times_as_much():
     waited = [candidate(weight=2.0, cost=4.0, oldest=oldest) for oldest in (0.0, 30.0, 60.0)]
-    assert [score(each, 30.0, NOW) for each in waited] == [0.0, 0.5, 2.0]
+    assert [score(each, 30.0, NOW) for each in waited] == [0.0, 0.5, 8.0]
 
 
 def test_a_quiet_model_gives_way_after_two_fifths_of_the_time_until_another_one_is_due():
-    assert quiet_from(since=100, due=150) == 120
+    assert quiet_from(since=100, due=150, full=0.0) == 120
+
+
+def test_the_fuller_a_model_is_the_later_it_gives_way():
+    assert fullness(0, load=0.0) == fullness(1, load=0.0) == fullness(1, load=9.0) == 0.0
+    assert fullness(3, load=9.0) == 0.25
+    assert fullness(9, load=9.0) == 1.0
+    assert fullness(2, load=0.5) > 1.0, "more than usual"
+    assert quiet_from(since=100, due=150, full=0.25) == 135
+    assert quiet_from(since=100, due=150, full=1.0) == quiet_from(since=100, due=150, full=inf) == 150
