@@ -13,6 +13,7 @@ import json
 import resource
 import time
 from contextlib import AsyncExitStack
+from itertools import count as count_up
 
 import trio
 from figures import Figure, show
@@ -23,6 +24,7 @@ from muxd.client import ControlClient, SessionConnection
 from muxd.protocol import DemandReport, LeaseDemand, LeaseGranted, LeaseWish, WaitingRequests
 
 REPORT_GOAL = 0.15  # ms of muxd's CPU
+NUMBERS = count_up(1)  # of waiting requests: each report has another, so that the last is known when it was taken in
 GAP = 0.05  # seconds between two reports of a proxy, see muxd/proxy/lease
 ASK = b"GET /v1/version HTTP/1.1\r\nHost: muxd\r\n\r\n"
 
@@ -101,7 +103,7 @@ async def cpu_ms(
     """
     before, count = cpu_seconds(muxd.muxd.pid), 0
     for turn in range(rounds):
-        count = turn % 7 + 1
+        count = next(NUMBERS)
         waiting = (WaitingRequests(count=count, oldest_s=turn * GAP),)
         demand = (LeaseDemand(0, turn % 3 + 1), *(LeaseDemand(number, 0, waiting) for number in range(1, models)))
         for session in sessions:

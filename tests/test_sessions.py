@@ -80,6 +80,15 @@ async def told(session: ProxySession) -> list[MuxdMessage]:
     return []
 
 
+async def test_of_a_line_of_reports_the_last_that_concerns_the_core_has_it_decide(autojump_clock, desk):
+    session = desk.sessions.open()
+    session.take(LeaseWish(1, "a"))
+    session.take(LeaseWish(2, "b"))
+    desk.heard()
+    session.take(DemandReport((LeaseDemand(1, 2), LeaseDemand(2, 3), LeaseDemand(9, 7))))
+    assert [(said.lease, said.in_flight, said.more) for said in desk.heard()] == [(100, 2, True), (101, 3, False)]
+
+
 async def test_a_lease_from_its_wish_to_its_end(autojump_clock, desk):
     session, now = desk.sessions.open(), trio.current_time()
     session.take(LeaseWish(1, "org/a", (WaitingRequests("k", 2, 3, 1.5, True),)))

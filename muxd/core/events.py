@@ -111,6 +111,7 @@ class DemandReported(Struct, frozen=True):
     batch: int = 0  # so many of those in flight
     oldest: float | None = None  # seconds since the oldest of those in flight was sent to the worker; None: unknown
     usual: float | None = None  # seconds that a worker took for a request of late, in the mean; None: unknown
+    more: bool = False  # another report follows at once, and nothing is decided before that one
 
 
 class LeaseEnded(Struct, frozen=True):

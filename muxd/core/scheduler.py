@@ -103,6 +103,9 @@ class Scheduler:
         if isinstance(event, DemandReported) and (group := self._leases.group_of(event.lease)) is not None:
             before = group.use
             self._leases.report(group, event)
+            if event.more:
+                self._is_settled = False
+                return []
             if before == group.use and self._leaves_all_as_it_is(group):
                 return self._hasten_timer()
         commands = [*self._take_in(event)]

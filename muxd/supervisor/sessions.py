@@ -91,10 +91,11 @@ class ProxySession:
         match message:
             case DemandReport(leases):
                 now = trio.current_time()
-                for demand in leases:
-                    if (lease := self._leases.get(demand.lease)) is not None:  # else it has just ended
-                        self._sessions.tell(_reported(now, lease, demand))
-                        self._sessions.places.report(lease, _wanted(demand), demand.places, demand.deal)
+                known = [demand for demand in leases if demand.lease in self._leases]  # the others have just ended
+                for demand in known:
+                    reported = self._leases[demand.lease]
+                    self._sessions.tell(_reported(now, reported, demand, more=demand is not known[-1]))
+                    self._sessions.places.report(reported, _wanted(demand), demand.places, demand.deal)
             case LeaseWish():
                 self._ask(message)
             case LeaseClaim():
@@ -196,10 +197,10 @@ class ProxySession:
         self._has_news.set()
 
 
-def _reported(now: float, lease: int, told: LeaseDemand) -> DemandReported:
-    """Return what a proxy has told of the core's lease with this number."""
+def _reported(now: float, lease: int, told: LeaseDemand, *, more: bool) -> DemandReported:
+    """Return what a proxy has told of the core's lease with this number; `more`: in a line that goes on."""
     waiting = waiting_of(told.waiting)
-    return DemandReported(now, lease, told.in_flight, waiting, told.batch, told.oldest_s, told.usual_s)
+    return DemandReported(now, lease, told.in_flight, waiting, told.batch, told.oldest_s, told.usual_s, more)
 
 
 def _wanted(told: LeaseDemand | LeaseWish | LeaseClaim) -> int:

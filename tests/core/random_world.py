@@ -409,7 +409,7 @@ class World:
             granted = sorted(n for n, state in self.holders.items() if state == "granted" and n not in idle)
             for lease in granted:
                 idle.add(lease)
-                self.tell(DemandReported(self.now, lease, 0))
+                self.tell(DemandReported(self.now, lease, 0, more=lease != granted[-1]))
             if not (revoked or granted or self.jobs) and self.book.timer is None:
                 return  # nobody will say anything any more
             self.answer(honest=True)
