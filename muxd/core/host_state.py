@@ -162,6 +162,7 @@ class HostState:
         del self.groups[group.name]
         del self._by_state[group.state][group.name]
         self._touched.pop(group.name, None)
+        self.placement.forget_group(group)
         self.note_kinds()
 
     def _remove_members(self, group: Group) -> None:

@@ -56,6 +56,11 @@ class Placement:
         self._as_of = (-1, -1)
         self._forget_found()
 
+    def forget_group(self, group: Group) -> None:
+        """Keep nothing of a group that is gone."""
+        self._never.pop(group.name, None)
+        self._forget_found()
+
     def _keep_up(self) -> None:
         """Forget what was found before something was learned of the host, or in another second: demand was another."""
         if self._as_of != (as_of := (self._host.second, self._host.learned)):

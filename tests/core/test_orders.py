@@ -1,5 +1,7 @@
 """What an operator's orders and a new configuration do to the workers."""
 
+import gc
+
 import pytest
 from msgspec.structs import replace
 
@@ -42,6 +44,7 @@ from muxd.core.events import (
     WorkerReady,
 )
 from muxd.core.states import WorkerState
+from muxd.core.worker import Worker
 
 from .playbook import Playbook, idle_a, serving_a, single
 
@@ -521,6 +524,14 @@ def test_a_change_that_came_during_a_start_is_applied_as_soon_as_that_is_done():
         >> WorkerReady(10, "a", "http://a") << FinishOrder(9, WorkerState.READY) << StopWorker("a")
         >> WorkerExited(11, "a") << ReconfigureWorker("a") << StartWorker("a")
     )  # fmt: skip
+
+
+def test_nothing_is_kept_of_a_model_that_is_removed():
+    book = serving_a(A, B, single("brief"))
+    assert book.scheduler.host.placement.never_loads(book.group("brief")) is None, "it is found, and remembered"
+    assert book >> configured(20, A, B) << RemoveWorker("brief")
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, Worker) and each.name == "brief"]
 
 
 def test_what_was_asked_of_a_model_that_a_reload_has_just_removed_is_refused():
