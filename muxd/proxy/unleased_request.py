@@ -12,4 +12,6 @@ class UnleasedRequest(ProxiedRequest):
         return False
 
     def _let_go(self) -> None:
+        if self.flow is not None:
+            self.flow.settle()
         self._drop_body()

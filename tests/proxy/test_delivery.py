@@ -6,13 +6,15 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
 from muxd.proxy.sockets import reactor
 from tests.soak.delivery import deliver
 
-from .http_client import CHAT, chat, post
+from .http_client import CHAT, chat, get, post
 from .proxy_env import QUIET, open_proxy_env
 from .test_sending import LONG, answer_at_length, slow_reader, stuck
+from .worker import SSE_HEAD, Call, event
 
 
 async def test_every_answer_is_whole_and_logged_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +79,32 @@ def lines_in(folder: Path) -> list[dict[str, Any]]:
     """Of chat requests."""
     lines = [msgspec.json.decode(line) for file in folder.iterdir() for line in file.read_bytes().splitlines()]
     return [line for line in lines if line["path"] == CHAT.decode()]
+
+
+@pytest.mark.parametrize("path", [b"/v1/responses/resp_1?stream=true", CHAT], ids=["read", "asked"])
+async def test_a_stream_whose_events_came_one_at_a_time_is_logged_with_all_its_bytes(
+    tmp_path: Path, path: bytes
+) -> None:
+    async def answer(call: Call) -> None:
+        await call.send(SSE_HEAD)
+        for number in range(5):
+            await call.send(event(f"{number}"))
+            await call.released.wait()
+            call.released = trio.Event()
+        await call.send(b"0\r\n\r\n")
+
+    logs = tmp_path / "access"
+    async with open_proxy_env(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as proxy_env:
+        http_client = await proxy_env.connect()
+        assert (await http_client.ask(post(chat()))).status == 200
+        proxy_env.alpha.answer = answer
+        await http_client.send(post(chat(stream=True)) if path == CHAT else get(b"/upstream/alpha" + path))
+        call = await proxy_env.alpha.calls.nth(1)
+        for number in range(5):
+            await http_client.until(event(f"{number}"))
+            call.released.set()
+        reply = await http_client.reply()
+        http_client.close()
+        await proxy_env.proxy.front.empty()
+    lines = [msgspec.json.decode(line) for file in logs.iterdir() for line in file.read_bytes().splitlines()]
+    assert lines[-1]["response_bytes"] == len(reply.raw)
