@@ -239,8 +239,8 @@ class RequestDispatcher:
             translated = asked.told(request.body, entry.worker_name(asked.model) or asked.model)
             client.lighten(len(request.body) - len(translated))
             request.body = translated
-        if request.is_plain and not asked.may_preload:
-            way.keep_beside(request, asked.model)
+        if request.is_plain and not asked.may_preload and asked.model in self._catalogue.by_name:
+            way.keep_beside(request, asked.model)  # of other names there is no end, and they are looked up each time
         proxied = self._on_way(client, request, record, way, asked, api_key, lines, kind)
         if asked.may_preload:
             proxied.unloads = unloads

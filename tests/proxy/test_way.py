@@ -151,3 +151,13 @@ async def test_of_many_names_some_are_kept(proxy_env: ProxyEnv) -> None:
     head = proxy_env.proxy.front.known_heads.latest
     assert head is not None
     assert 0 < len(head.ways) < 20
+
+
+async def test_of_names_without_end_none_is_kept(proxy_env: ProxyEnv) -> None:
+    client, catalogue = await known(proxy_env), proxy_env.proxy.catalogue
+    catalogue._of_any_name = catalogue.by_name["alpha"]
+    for number in range(3):
+        assert (await client.ask(post(chat(model=f"name-{number}"), USUAL))).raw == OK
+    head = proxy_env.proxy.front.known_heads.latest
+    assert head is not None
+    assert [*head.ways] == ["org/alpha"]
