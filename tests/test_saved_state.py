@@ -123,7 +123,7 @@ async def test_what_is_saved_at_leisure_is_written_with_the_next_change_or_a_mom
             await trio.testing.wait_all_tasks_blocked()
             assert StateFile(file.path).load().stopped == []
             while StateFile(file.path).load().stopped == []:
-                await trio.sleep(0.01)
+                await trio.sleep(LEISURE / 4)
             assert LEISURE <= trio.current_time() - began < 2 * LEISURE
             began = trio.current_time()
             file.state.stopped = ["a", "b"]
