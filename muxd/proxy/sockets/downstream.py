@@ -398,6 +398,7 @@ class ClientConnection(Connection):
         assert request is not None
         self._receipt = receipt
         if held := len(request.body):
+            request.body = b""  # whoever has the request still, such as a cycle that waits for the collector
             self._held -= held
             self._context.held -= held
         if not self.outbox:
