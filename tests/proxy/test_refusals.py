@@ -64,6 +64,7 @@ REFUSED: dict[str, tuple[bytes, int, str, str, dict[str, Any]]] = {
     "half a head": (HEAD + b"X", 408, "request_timeout", "mine", TIMES),
     "half a body": (post(chat(), ID)[:-1], 408, "request_timeout", "mine", TIMES),
     "no memory": (post(chat(), ID)[:-1], 503, "buffer_memory_exhausted", "mine", {"buffer_memory": 10}),
+    "no memory for a whole one": (post(chat(), ID), 503, "buffer_memory_exhausted", "mine", {"buffer_memory": 10}),
 }
 
 

@@ -161,3 +161,18 @@ async def test_of_names_without_end_none_is_kept(proxy_env: ProxyEnv) -> None:
     head = proxy_env.proxy.front.known_heads.latest
     assert head is not None
     assert [*head.ways] == ["org/alpha"]
+
+
+async def test_a_request_for_which_there_is_no_memory_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    proxy, named = replace(QUIET, request_id_headers=("x-request-id",)), USUAL + b"X-Request-Id: mine\r\n"
+    path = b"/v1/messages"
+    async with open_proxy_env(tmp_path, proxy=proxy, buffer_memory=200) as proxy_env:
+        client = await proxy_env.connect()
+        for _ in range(3):
+            assert (await client.ask(post(chat(), named, path=path))).status == 200
+        reply = await client.ask(post(chat(pad="x" * 200), named, path=path))
+        assert (reply.status, reply.json["error"]["code"]) == (503, "buffer_memory_exhausted")
+        assert reply.json["type"] == "error"  # as Anthropic's clients know it
+        assert (reply.header(b"x-request-id"), reply.header(b"connection")) == (b"mine", b"close")
+        await client.closed()
+        assert proxy_env.proxy.front.held == 0

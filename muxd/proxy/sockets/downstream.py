@@ -134,6 +134,7 @@ class ClientConnection(Connection):
         context.held += held - self._held
         self._held = held
         if context.held > context.limits.buffer_memory and held:
+            self._backlog.append(request)
             self._refuse(_no_memory())
             return
         self.phase = _BUSY
@@ -460,8 +461,10 @@ class ClientConnection(Connection):
     # The end
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Send the refusal of bytes that are no usable request, as the last response."""
-        self._end_with(self._context.answerer.reject(self.address, self._parser.head(), refusal))
+        """Send the refusal of bytes that are no usable request, or of one that is whole, as the last response."""
+        head = self._backlog[0] if self._backlog else self._parser.head()
+        head.keep_alive = False
+        self._end_with(self._context.answerer.reject(self.address, head, refusal))
 
     def _end_with(self, answer: CompleteResponse) -> None:
         """Send a whole response, the last one: no further request is read."""
