@@ -30,10 +30,11 @@ _ID_SIGNS = b"-_.:/=+"  # beside letters and digits
 class KnownHead:
     """A parsed head, and what its owner found in it: both are the same for every request with these bytes.
 
-    `id_index` is where the header with the request's id is among the headers: -1 for none, or several.  `is_alike` says
-    that Content-Length is the only gap.  The others are the owner's: `judged_by` and `is_plain_to`, the rules by which
-    the head was looked through, and by which its headers need no check but for that id; `read`, which reads the bodies
-    behind it; `ways`, what is kept of requests with it, by a name in their bodies.
+    `headers` are those of the first request with it.  `id_index` is where the header with the request's id is among
+    them: -1 for none, or several.  `is_alike` says that Content-Length is the only gap.  The others are the owner's:
+    `judged_by` and `is_plain_to`, the rules by which the head was looked through, and by which its headers need no
+    check but for that id; `read`, which reads the bodies behind it; `ways`, what is kept of requests with it, by a name
+    in their bodies.
     """
 
     __slots__ = (
@@ -41,11 +42,11 @@ class KnownHead:
         "_begin_size",
         "_following",
         "_gaps",
-        "_headers",
         "_index",
         "_make",
         "_name",
         "_reach",
+        "headers",
         "id_index",
         "is_alike",
         "is_plain_to",
@@ -67,9 +68,9 @@ class KnownHead:
         self.read: Callable[[Request], Any] | None = None
         self.ways: dict[str, Any] = {}
         self._make = type(request)
-        self._headers = tuple(request.headers)
+        self.headers = tuple(request.headers)
         self._begin, self._begin_size = pieces[0], len(pieces[0])
-        names = [self._headers[index][0] for index in indices]
+        names = [self.headers[index][0] for index in indices]
         figures = [name.lower() == _LENGTH for name in names]
         self._gaps = tuple(zip(indices, names, figures, pieces[1:], strict=True))
         # Of the only gap, the figure: `_parts` without its loop takes 0.6 of the time.
@@ -93,7 +94,7 @@ class KnownHead:
             size = len(body)
             if size != int(figure) or size > most:
                 return None
-            headers = [*self._headers]
+            headers = [*self.headers]
             headers[self._index] = (self._name, figure)
         elif (parts := self._parts(text, most)) is not None:
             headers, body = parts
@@ -104,7 +105,7 @@ class KnownHead:
     def _parts(self, text: bytes, most: int) -> "tuple[Headers, bytes] | None":
         """Return headers and body of the one whole request in `text`, which has the beginning; else None."""
         at, size = self._begin_size, 0
-        headers = [*self._headers]
+        headers = [*self.headers]
         for index, name, is_figure, following in self._gaps:
             end = text.find(b"\r", at, at + (_MOST_DIGITS if is_figure else _LONGEST_ID) + 1)
             value = text[at:end]

@@ -48,8 +48,9 @@ class HeadJudge:
             known.judged_by = self.rules
             known.read = None
             known.ways.clear()
-            names = [name.lower() for name, _ in request.headers]
-            types = [value for name, value in request.headers if name.lower() == _TYPE]
+            # Not those of the request: what was done with it may have taken some out, as Content-Encoding.
+            names = [name.lower() for name, _ in known.headers]
+            types = [value for name, value in known.headers if name.lower() == _TYPE]
             has_one_id = known.id_index >= 0 or self._ids.isdisjoint(names)
             is_usual = request.method == "POST" and request.target[:1] == b"/" and has_one_id
             if is_usual and types == [JSON] and self._checked.isdisjoint(names):

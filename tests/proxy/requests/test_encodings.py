@@ -16,6 +16,7 @@ from muxd.proxy.requests import encodings
 from tests.proxy.http_client import CHAT, Reply, chat, post
 from tests.proxy.proxy_env import ProxyEnv, open_proxy_env
 from tests.proxy.test_dispatcher import bearer, key
+from tests.proxy.worker import OK
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -92,6 +93,15 @@ async def test_the_worker_gets_it_plain_with_its_length(
     assert b"ontent-Encoding" not in call.head
     assert call.head.count(b"ontent-Length: %d" % len(body)) == 1
     assert b"X-Kept: 1" in call.head
+    assert proxy_env.proxy.front.held == 0
+
+
+async def test_the_same_head_says_so_each_time(proxy_env: ProxyEnv) -> None:
+    client = await proxy_env.connect()
+    for number in (1, 2, 30, 4):
+        body = chat(pad="x" * number)
+        assert (await client.ask(coded(b"gzip", gzip.compress(body)))).raw == OK
+        assert proxy_env.alpha.calls[-1].body == body
     assert proxy_env.proxy.front.held == 0
 
 
