@@ -435,6 +435,7 @@ _MOST_IN_A_ROW = 512
 #: flood of connections costs 4 % of a core, and who is served comes in with the next turn.
 _REST = 24.0
 _SHORTEST_REST, _LONGEST_REST = 0.05, 0.25
+_LONGEST_TURN = _LONGEST_REST / _REST  # seconds of CPU time, for which the longest rest is enough
 
 #: Seconds until the next try where not even a spare descriptor is left.
 _RETRY_AFTER = 0.1
@@ -465,6 +466,8 @@ async def _accept(
                     connection.close()
                 elif not limiter.admit(connection, nursery):
                     refused += 1
+                    if time.thread_time() - began > _LONGEST_TURN:
+                        break
             if refused:
                 rest = _REST * (time.thread_time() - began)
                 await trio.sleep(min(max(rest, _SHORTEST_REST), _LONGEST_REST))
