@@ -432,8 +432,8 @@ async def serve_http(
 _MOST_IN_A_ROW = 512
 
 #: Where some of them came too often, so many times the CPU time that they took is rested, within these seconds: a
-#: flood of connections costs 4 % of a core, and who is served comes in with the next turn.
-_REST = 24.0
+#: flood of connections costs 3 % of a core, and who is served comes in with the next turn.
+_REST = 36.0
 _SHORTEST_REST, _LONGEST_REST = 0.05, 0.25
 _LONGEST_TURN = _LONGEST_REST / _REST  # seconds of CPU time, for which the longest rest is enough
 
