@@ -18,6 +18,9 @@ MIN_ACTIVE = 5.0
 #: published; these are near the best for the workloads here.
 TENURE, COOLDOWN = 20.0, 10.0
 
+#: Seconds within which a rule asks for a switch now: a time that is the sum of many need not be reached exactly.
+ROUNDING = 1e-6
+
 #: When a model that is awake gives way to one for which requests wait: at a time, or not before something happens.
 Rule = Callable[["OneAwake", str], float]
 
@@ -76,7 +79,7 @@ class OneAwake:
             if not first or first[0][0] == inf:
                 return
             at, _, model = first[0]
-            if at > now:
+            if at > now + ROUNDING:
                 self.world.at(at, self.decide)
                 return
             self.target = model
