@@ -35,6 +35,8 @@ _FIGURE = re.compile(rb"\s*(\d{1,12})")
 class Usage(Protocol):
     """Reads the token counts of one response as it is relayed."""
 
+    __slots__ = ()
+
     key: ClassVar[bytes]  # a whole event without this key has no counts
 
     def see(self, data: bytes) -> None:
@@ -45,6 +47,8 @@ class Usage(Protocol):
 
     def of_whole(self, data: bytes) -> Tokens:
         """Return the same of a whole response, as `see` and `result` tell it; `see` was not called before."""
+        self.see(data)
+        return self.result()
 
 
 class _Details(msgspec.Struct):
@@ -74,7 +78,7 @@ class _ReportedUsage(msgspec.Struct):
 _decode = msgspec.json.Decoder(_ReportedUsage).decode
 
 
-class UsageObject:
+class UsageObject(Usage):
     """Reads `"usage":{...}`, in the last event of a stream or near the end of a body.
 
     Of several usage objects the last counts.
@@ -154,8 +158,7 @@ class MessagesUsage(UsageObject):
     __slots__ = ()
 
     def of_whole(self, data: bytes) -> Tokens:
-        self.see(data)
-        return self.result()
+        return Usage.of_whole(self, data)  # it has two objects, not one
 
     def _find_usage(self, data: bytes, mark: int) -> None:
         if self._tokens == _NO_TOKENS:
@@ -166,7 +169,7 @@ class MessagesUsage(UsageObject):
         super()._find_usage(data, mark)
 
 
-class MetaInfo:
+class MetaInfo(Usage):
     """Reads `"meta_info":{"id":..}` of SGLang's own /generate.
 
     Its counts are cumulative over the events; a batch has one meta_info for each of its parts.
@@ -202,10 +205,6 @@ class MetaInfo:
         told = self._parts.values()
         return sum(one[0] for one in told), sum(one[1] for one in told), sum(one[2] for one in told)
 
-    def of_whole(self, data: bytes) -> Tokens:
-        self.see(data)
-        return self.result()
-
     def _unfinished(self) -> bytes:
         """Return what to keep of an unfinished event: its beginning, with the id, and its end.
 
@@ -230,7 +229,7 @@ class MetaInfo:
             )
 
 
-class EvalCounts:
+class EvalCounts(Usage):
     """Reads Ollama's `"prompt_eval_count"` and `"eval_count"`, at the end of the last object."""
 
     key: ClassVar[bytes] = b'eval_count":'
@@ -245,10 +244,6 @@ class EvalCounts:
     def result(self) -> Tokens:
         end = _FRAMING.sub(b"", self._end)
         return _last_figure(end, b'"prompt_eval_count":'), 0, _last_figure(end, b'"eval_count":')
-
-    def of_whole(self, data: bytes) -> Tokens:
-        self.see(data)
-        return self.result()
 
 
 def _join(rest: bytes, data: bytes) -> bytes:
