@@ -301,7 +301,8 @@ def _against_collate(found: Sequence[Setting]) -> Iterator[Row]:
         return hindsight[each.name, each.cost].goodput() / each.goodput("collate")
 
     best = {(each.name, each.cost): chosen(each) for each in below}
-    best |= {(each.name, each.cost): knowing(each) for each in below if isnan(best[each.name, each.cost])}
+    foreseen = {(each.name, each.cost): knowing(each) for each in below}
+    best = {setting: foreseen[setting] if isnan(ratio) else ratio for setting, ratio in best.items()}
     near = [each for each in below if best[each.name, each.cost] < needed(each)]
     rest = [each for each in below if each not in near]
     yield Row(
@@ -310,7 +311,7 @@ def _against_collate(found: Sequence[Setting]) -> Iterator[Row]:
         f"chance: {_spread(even, ratio)}",
         not below,
         f"{CHOSEN}: {_told(best)}. Out of reach for these at {_names(near) or 'none'}; missed at "
-        f"{_names(rest) or 'none'}. Who knows before how long each answer takes: {_named(below, knowing)}",
+        f"{_names(rest) or 'none'}. Who knows before how long each answer takes: {_told(foreseen)}",
         "" if rest else _optimum(best),
     )
     richest = {(each.name, each.cost): hindsight[each.name, each.cost].poorest() for each in poorer}

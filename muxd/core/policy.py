@@ -57,8 +57,7 @@ LONG = 2.5
 #: under way: a drain would last until that one ends, and nobody would be served meanwhile.
 LONGEST_OPEN = 3.0
 
-#: A model is quiet while so few answers are under way, none of which takes longer than they usually do: its drain is
-#: short.
+#: A model is quiet while so few answers are under way, none of which takes unusually long: its drain is short.
 QUIET = 1
 
 #: From this share of the time until another model is due a busy one gives way as soon as it is quiet.
@@ -180,7 +179,7 @@ def quiet_from(since: float, due: float, full: float) -> float:
     """Return from when a busy model gives way that is so full, to one who has waited since then and is due at `due`.
 
     It grows with the root of the `fullness`: a model that is half as full as usual gives way in the last fifth of the
-    wait, since one that waits so long for less has likely missed it.
+    wait, when a quieter moment is not likely to come any more.
     """
     share = QUIET_SHARE + (1.0 - QUIET_SHARE) * sqrt(min(1.0, full))
     return since + share * (due - since)

@@ -278,7 +278,7 @@ def test_another_configuration_may_be_named_and_a_muxd_with_this_one_is_left_alo
 
 
 def test_the_configuration_that_muxd_runs_with_may_be_named_in_another_way(muxctl, running, config):
-    assert muxctl("keys", "add", "alice", "--config", "../work/muxd.toml")[0] == 0
+    assert muxctl("keys", "add", "alice", "--config", f"../{config.parent.name}/muxd.toml")[0] == 0
     assert running.requests[-1] == ("POST /v1/reload", {"dry_run": False})
 
 
