@@ -19,6 +19,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum, EnumType
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -161,7 +162,7 @@ class _CoreReader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "builtins" and name == "getattr":
-            return _method_of
+            return _part_of
         if module == "builtins" and name in _PLAIN:
             return getattr(builtins, name)
         if (module, name) == ("collections", "deque"):
@@ -173,8 +174,14 @@ class _CoreReader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a journal")
 
 
-def _method_of(owner: object, name: str) -> Callable[..., Any]:
-    """Return a method that an object of the core keeps of another one."""
+def _part_of(owner: object, name: str) -> Callable[..., Any] | Enum:
+    """Return a method that an object of the core keeps of another one, or a member of an enumeration of the core.
+
+    Python 3.11.2, which Debian 12 has, pickles a member as what getattr returns for its class and its name.
+    """
+    if isinstance(owner, EnumType) and name in owner.__members__:
+        member: Enum = owner[name]
+        return member
     method = vars(type(owner)).get(name)
     if not type(owner).__module__.startswith("muxd.core.") or not isinstance(method, FunctionType):
         raise pickle.UnpicklingError(f"{name} has no place in a journal")

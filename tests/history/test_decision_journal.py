@@ -13,6 +13,7 @@ import trio
 from muxd.core.commands import Command
 from muxd.core.events import Event, LeaseAsked, Started
 from muxd.core.scheduler import Scheduler
+from muxd.core.states import WorkerState
 from muxd.history import decision_journal as module
 from muxd.history.decision_journal import DecisionJournal, NotAJournal, checksum, freeze, read_journal, thaw
 from muxd.history.replay import replay
@@ -158,12 +159,23 @@ class Calls:
 
 @pytest.mark.parametrize(
     "harmful",
-    [Calls(os.system, "true"), os.getcwd, subprocess.Popen, Calls(getattr, Scheduler, "__init__")],
-    ids=["call", "function", "class", "globals"],
+    [
+        Calls(os.system, "true"),
+        os.getcwd,
+        subprocess.Popen,
+        Calls(getattr, Scheduler, "__init__"),
+        Calls(getattr, WorkerState, "__init__"),
+    ],
+    ids=["call", "function", "class", "globals", "method of an enumeration"],
 )
 def test_a_journal_makes_nothing_but_the_cores_objects(harmful):
     with pytest.raises(pickle.UnpicklingError, match="has no place in a journal"):
         thaw(pickle.dumps(harmful, 5))
+
+
+@pytest.mark.parametrize("pickled", [WorkerState.READY, Calls(getattr, WorkerState, "READY")], ids=["here", "3.11.2"])
+def test_a_state_is_read_as_every_python_writes_it(pickled):
+    assert thaw(pickle.dumps(pickled, 5)) is WorkerState.READY
 
 
 def test_a_core_comes_back_as_it_was():
