@@ -39,6 +39,24 @@ def test_every_worker_lives_in_a_cgroup_of_its_own(booted):
     assert "" not in homes.values()
 
 
+def test_muxd_goes_before_what_computes_and_none_of_its_children_does(booted):
+    both_loaded(booted)
+    old = booted.main_pid()
+    assert nice_values(booted, {old}) == {-10}
+    assert nice_values(booted, set(booted.members()) - {old}) == {0}
+    booted.run(f"systemctl kill --kill-whom=main --signal=KILL {MUXD}")
+    booted.until_active_again(old)
+    booted.run("muxctl restart beta")  # a child of the next muxd
+    assert nice_values(booted, {booted.main_pid()}) == {-10}
+    assert nice_values(booted, set(booted.members()) - {booted.main_pid()}) == {0}
+
+
+def nice_values(booted, pids):
+    lines = booted.run(f"ps -o ni= -p {','.join(map(str, pids))}").stdout.split()
+    assert len(lines) == len(pids)
+    return set(map(int, lines))
+
+
 def test_a_stop_leaves_no_process(booted):
     booted.ask("alpha")
     booted.ask("beta")
