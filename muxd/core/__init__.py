@@ -5,9 +5,10 @@ Nothing here knows trio, the operating system, the clock, an engine or a GPU lib
 - words: `states`, `spec`, `events`, `commands`;
 - one of each, with what is known of it: `worker`, `cost`, `lease`, `answer_book`, `order`, `validation`, `group`,
   `quorum`;
-- memory: `ledger`; who fits where is `placement`, with `clearing`, `eviction`, `spreading` and `impossible`;
-- the books of the host, and what can be done by them: `host_state`, `lease_book`, `replicas`, `routers`, `standby`,
-  `adoption`;
+- the books of the host: `host_books`, and the memory among them: `ledger`;
+- what is made of the books: who fits where is `placement`, with `clearing`, `eviction`, `spreading` and `impossible`;
+  the clients are in `lease_book`;
+- what can be done by them: `host_state`, `replicas`, `routers`, `standby`, `adoption`;
 - whose turn it is: `policy` is arithmetic, `lineup` asks it for all who wait, `switching` decides and carries out;
 - what else is brought forward after each event: `orders`, `validations`, `scaling`, `idling`, `loans`, `prefetching`,
   `shutdown`;

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from . import eviction
 from .cost import Cost
 from .group import Group
+from .host_books import HostBooks
 from .ledger import HOST_RAM, WHOLE, GpuId, Holding, in_order
 from .states import COMING, WorkerState
-
-if TYPE_CHECKING:
-    from .host_state import HostState
 
 #: Uses per second of a group that was never wanted: that it leaves costs more than nothing.
 RARE = 1e-6
@@ -57,7 +55,7 @@ class Offer(NamedTuple):
 class Movables:
     """Says what it would take that groups leave, each looked at once until it changes, or a second has passed."""
 
-    def __init__(self, host: HostState) -> None:
+    def __init__(self, host: HostBooks) -> None:
         self._host = host
         self._found: dict[str, Movable] = {}
         self._costs: dict[tuple[str, int], tuple[Group, int, float]] = {}  # by group and level, with its changes
@@ -96,7 +94,7 @@ class Movables:
 class Clearing:
     """How room is made on some GPUs for workers that hold nothing there; true while their accounts do not change."""
 
-    def __init__(self, host: HostState, movables: Movables, gpus: frozenset[GpuId]) -> None:
+    def __init__(self, host: HostBooks, movables: Movables, gpus: frozenset[GpuId]) -> None:
         self.changes = host.ledger.changes_of(gpus)
         self._host = host
         self._movables = movables
@@ -193,7 +191,7 @@ def _at_most(best: Offer | None) -> eviction.PlanCost | None:
     return int(busy), seconds * (1 + 1e-9), int(size)
 
 
-def holders_of(host: HostState, missing: Mapping[GpuId, int], but: Group | None = None) -> list[Group]:
+def holders_of(host: HostBooks, missing: Mapping[GpuId, int], but: Group | None = None) -> list[Group]:
     """Return the groups that have some of what is missing: where that is whole GPUs, those with their weights there."""
     holders = [group for group in host.groups_of(host.ledger.holders(missing)) if group is not but]
     if any(amount != WHOLE for amount in missing.values()):
@@ -201,7 +199,7 @@ def holders_of(host: HostState, missing: Mapping[GpuId, int], but: Group | None 
     return [group for group in holders if any(host.ledger.is_loaded(worker.name) for worker in group.serving)]
 
 
-def all_weights(host: HostState, gpus: frozenset[GpuId]) -> list[Eviction]:
+def all_weights(host: HostBooks, gpus: frozenset[GpuId]) -> list[Eviction]:
     """Return how all weights leave the GPUs: where one needs all of them, there is nothing to choose."""
     groups = host.groups_of(host.ledger.loaded_on(gpus))
     return [Eviction(group, next(level for level in group.levels_left if level > 0)) for group in groups]

@@ -1,15 +1,11 @@
 """Why a host can never load a model as it is configured: its GPUs are not there, or too small for it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .group import Group
+from .host_books import HostBooks
 from .ledger import GIB, WHOLE, how_many_fit, in_order
 from .spec import WorkerSpec
-
-if TYPE_CHECKING:
-    from .host_state import HostState
 
 
 class Impossible(NamedTuple):
@@ -24,13 +20,13 @@ class Impossible(NamedTuple):
         return f"can never be loaded: {self.reason}; {self.remedy}"
 
 
-def why_never(host: HostState, group: Group) -> Impossible | None:
+def why_never(host: HostBooks, group: Group) -> Impossible | None:
     """Return why the host can never load the group as it is configured; None where it can, or nobody knows."""
     each = (_gpu_missing(host, w.spec) or _too_small(host, w.spec, group.name) for w in group.enlisted)
     return next((impossible for impossible in each if impossible is not None), None) or _crowded(host, group)
 
 
-def _gpu_missing(host: HostState, spec: WorkerSpec) -> Impossible | None:
+def _gpu_missing(host: HostBooks, spec: WorkerSpec) -> Impossible | None:
     if spec.any_of:
         found = host.there(spec)
         if len(found) >= spec.any_of:
@@ -45,7 +41,7 @@ def _gpu_missing(host: HostState, spec: WorkerSpec) -> Impossible | None:
     return Impossible("gpu_missing", f"{gpus}: {there}", "correct its `gpus`")
 
 
-def _too_small(host: HostState, spec: WorkerSpec, group: str) -> Impossible | None:
+def _too_small(host: HostBooks, spec: WorkerSpec, group: str) -> Impossible | None:
     """Return why the worker is too large for its GPUs: by what is declared, else by its weights."""
     largest = sorted(in_order(spec.gpus), key=lambda gpu: -host.sizes.get(gpu, 0)) if spec.any_of else spec.gpus
     sizes = {gpu: host.sizes[gpu] for gpu in in_order([*largest][: spec.gpu_count]) if gpu in host.sizes}
@@ -63,7 +59,7 @@ def _too_small(host: HostState, spec: WorkerSpec, group: str) -> Impossible | No
     return Impossible("model_too_large", f"{reason}, and {has}", f"give it more GPUs, {remedy}")
 
 
-def _crowded(host: HostState, group: Group) -> Impossible | None:
+def _crowded(host: HostBooks, group: Group) -> Impossible | None:
     """Return why members of a group, each small enough, can never be on one GPU, or on all of them, together."""
     if len(group.serving) > 1 and (spec := group.serving[0].spec).any_of:
         return _too_many(host, spec, len(group.enlisted))
@@ -82,7 +78,7 @@ def _crowded(host: HostState, group: Group) -> Impossible | None:
     return None
 
 
-def _too_many(host: HostState, spec: WorkerSpec, count: int) -> Impossible | None:
+def _too_many(host: HostBooks, spec: WorkerSpec, count: int) -> Impossible | None:
     """Return why so many replicas, to each of which any GPUs will do, are never there together."""
     gpus = in_order(host.there(spec))
     slots = [1 if spec.share == WHOLE else host.sizes.get(gpu, spec.share) // spec.share for gpu in gpus]

@@ -1,20 +1,15 @@
 """The leases on all groups: who waits and is let in, who is told to let go, and when clients return."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from math import inf
-from typing import TYPE_CHECKING
 
 from .commands import Command, EndLease, GrantLease, RevokeLease
 from .events import DemandReported, Waiting
 from .group import Group
+from .host_books import HostBooks
 from .lease import Lease
 from .states import WorkerState
-
-if TYPE_CHECKING:
-    from .host_state import HostState
 
 #: Ages of answers that differ by less, in seconds, are those of the same one: reports take their time.
 SAME_AGE = 1.0
@@ -24,7 +19,7 @@ END_GRACE = 1.0
 
 
 class LeaseBook:
-    def __init__(self, host: HostState) -> None:
+    def __init__(self, host: HostBooks) -> None:
         self._host = host
         self.all: dict[int, Lease] = {}
         self.wanted: dict[str, Group] = {}  # groups for which requests wait

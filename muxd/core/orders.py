@@ -19,7 +19,8 @@ from .commands import (
 )
 from .events import Verb
 from .group import Group
-from .host_state import HostState, in_configured_order
+from .host_books import in_configured_order
+from .host_state import HostState
 from .order import Order
 from .spec import GroupSpec
 from .states import AT_REST, DOWN, LOST, RUNNING, UP, WorkerState

@@ -3,26 +3,21 @@
 Nothing here changes anything but a group's choice of GPUs, while any will do and none has been settled.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations, islice
 from math import comb, inf
-from typing import TYPE_CHECKING
 
 from . import eviction
 from .clearing import RARE, Clearing, Eviction, Movables, Offer, all_weights, holders_of, is_stuck, left_at
 from .group import Group
+from .host_books import HostBooks
 from .impossible import Impossible, why_never
 from .ledger import GIB, HOST_RAM, WHOLE, GpuId, Holding, in_order
 from .spec import GroupSpec
 from .spreading import Spreading
 from .states import OFF, WorkerState
 from .worker import Worker
-
-if TYPE_CHECKING:
-    from .host_state import HostState
 
 #: What somebody lacks on each GPU, as `Ledger.shortfall`, once others have left: they have then what is passed.
 Lacks = Callable[..., dict[GpuId, int]]
@@ -38,7 +33,7 @@ class Placement:
     hundreds of times.
     """
 
-    def __init__(self, host: HostState) -> None:
+    def __init__(self, host: HostBooks) -> None:
         self._host = host
         self._as_of = (-1, -1)  # the second, and how often something had been learned of the host
         self._movables = Movables(host)

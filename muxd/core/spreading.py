@@ -6,22 +6,17 @@ their sizes are known and let them, before anybody else leaves for them.  A grou
 most of its own, then those with least room.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations, islice
 from math import inf
-from typing import TYPE_CHECKING
 
 from .clearing import Clearing, Offer
 from .group import Group
+from .host_books import HostBooks
 from .ledger import WHOLE, GpuId, Holding, how_many_fit, in_order
 from .worker import Worker
-
-if TYPE_CHECKING:
-    from .host_state import HostState
 
 #: So many sets of GPUs are looked at for a replica: more than all pairs of eight.
 GPU_SETS = 32
@@ -35,7 +30,7 @@ class Spreading:
 
     def __init__(
         self,
-        host: HostState,
+        host: HostBooks,
         clearing: Callable[[frozenset[GpuId]], Clearing],
         fixed: Callable[[frozenset[GpuId], Callable[..., dict[GpuId, int]]], list[Group]],
     ) -> None:
