@@ -6,8 +6,26 @@ Moves, timers and why switches begin are left out of the script unless it names 
 
 from typing import Self
 
-from muxd.core.commands import Command, GrantLease, RecordMove, RecordSwitch, SetTimer, StartWorker
-from muxd.core.events import DemandReported, Event, LeaseAsked, TimerFired, WorkerReady
+from muxd.core.commands import (
+    Command,
+    GrantLease,
+    RecordMove,
+    RecordSwitch,
+    RevokeLease,
+    SetTimer,
+    SleepWorker,
+    StartWorker,
+)
+from muxd.core.events import (
+    DemandReported,
+    Event,
+    LeaseAsked,
+    LeaseEnded,
+    OrderGiven,
+    TimerFired,
+    WorkerAsleep,
+    WorkerReady,
+)
 from muxd.core.group import Group
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role, Scaling, WorkerSpec
@@ -124,3 +142,23 @@ def serving_a(*specs, **options):
 
 def idle_a(*specs, **options):
     return serving_a(*specs, **options) >> DemandReported(20, 1, 0)
+
+
+def asleep_a():
+    """Worker a sleeps and b is ready; nobody holds a lease."""
+    return (
+        idle_a()
+        >> LeaseEnded(21, 1)
+        >> LeaseAsked(30, 2, "b") << SleepWorker("a", 2)
+        >> WorkerAsleep(32, "a") << StartWorker("b")
+        >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1)
+        >> LeaseEnded(41, 2)
+    )  # fmt: skip
+
+
+def order(time, verb, model="a", ticket=9, now=False, level=None):
+    return OrderGiven(time, ticket, model, verb, now, level)
+
+
+def revoked(verb, message, deadline):
+    return RevokeLease(1, verb, message, deadline)

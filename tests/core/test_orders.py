@@ -1,12 +1,8 @@
-"""What an operator's orders and a new configuration do to the workers."""
-
-import gc
+"""What an operator's orders do to the workers."""
 
 import pytest
-from msgspec.structs import replace
 
 from muxd.core.commands import (
-    AnswerUnload,
     EndLease,
     FailLease,
     FailOrder,
@@ -15,8 +11,6 @@ from muxd.core.commands import (
     FinishSwitch,
     GrantLease,
     PersistStopped,
-    ReconfigureWorker,
-    RemoveWorker,
     RestoreLease,
     RevokeLease,
     SleepWorker,
@@ -27,57 +21,26 @@ from muxd.core.commands import (
 from muxd.core.events import (
     DemandReported,
     Failure,
-    GpusMeasured,
     LeaseAsked,
     LeaseEnded,
-    OrderGiven,
-    Reconfigured,
     ShutdownAsked,
     Started,
     SwitchAsked,
     TimerFired,
-    UnloadAsked,
     Verb,
-    Waiting,
     WorkerAsleep,
     WorkerExited,
     WorkerReady,
 )
 from muxd.core.states import WorkerState
-from muxd.core.worker import Worker
 
-from .playbook import Playbook, idle_a, serving_a, single
+from .playbook import Playbook, asleep_a, idle_a, order, revoked, serving_a, single
 
-A, B = single("a"), single("b")
 STOPPED = "model a is stopped by an operator; `muxctl start a` lets it run again"
 NO_ROOM = (
     "a may run, but there is no room on its GPU: {} has it; a request for a brings it in its turn, "
     "`muxctl switch a` at once"
 )
-
-
-def asleep_a():
-    """Worker a sleeps and b is ready; nobody holds a lease."""
-    return (
-        idle_a()
-        >> LeaseEnded(21, 1)
-        >> LeaseAsked(30, 2, "b") << SleepWorker("a", 2)
-        >> WorkerAsleep(32, "a") << StartWorker("b")
-        >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1)
-        >> LeaseEnded(41, 2)
-    )  # fmt: skip
-
-
-def order(time, verb, model="a", ticket=9, now=False, level=None):
-    return OrderGiven(time, ticket, model, verb, now, level)
-
-
-def configured(time, *specs, changed=()):
-    return Reconfigured(time, specs, frozenset(changed), 30.0)
-
-
-def revoked(verb, message, deadline):
-    return RevokeLease(1, verb, message, deadline)
 
 
 # Stop
@@ -331,156 +294,6 @@ def test_a_shutdown_ends_every_order():
     assert book >> order(22, Verb.START, ticket=10) << FailOrder(10, "shutting_down", message)
 
 
-# Unload
-
-
-LET_GO = revoked("unload", "no client has any more use of a", 325)
-
-
-def let_go_a():
-    """Nobody uses worker a, and its client lets it go."""
-    return idle_a() >> UnloadAsked(25, 9, "a") << AnswerUnload(9) << LET_GO
-
-
-def test_an_idle_model_that_a_client_lets_go_sleeps_until_its_next_request():
-    book = let_go_a() >> LeaseEnded(26, 1) << SleepWorker("a", 2) >> WorkerAsleep(28, "a")
-    assert book.state("a") is WorkerState.ASLEEP
-    assert book >> LeaseAsked(30, 2, "a") << WakeWorker("a")
-
-
-def test_one_that_is_let_go_sleeps_at_its_own_level_and_leaves_no_reason_behind():
-    book = (
-        idle_a(single("a", sleep_level=3))
-        >> UnloadAsked(25, 9, "a") << AnswerUnload(9) << LET_GO
-        >> LeaseEnded(26, 1) << StopWorker("a")
-        >> WorkerExited(28, "a")
-    )  # fmt: skip
-    assert (book.state("a"), book.worker("a").reason, book.group("a").order) == (WorkerState.UNLOADED, "", None)
-
-
-def test_a_model_without_a_lease_sleeps_at_once():
-    assert idle_a() >> LeaseEnded(24, 1) >> UnloadAsked(25, 9, "a") << AnswerUnload(9) << SleepWorker("a", 2)
-
-
-def test_a_busy_model_is_not_let_go():
-    book = serving_a() >> UnloadAsked(20, 9, "a") << AnswerUnload(9, "it is in use")
-    assert book >> DemandReported(21, 1, 0)
-    assert book.state("a") is WorkerState.READY
-
-
-def test_what_is_not_ready_is_left_as_it_is():
-    assert Playbook("a") >> UnloadAsked(1, 9, "a") << AnswerUnload(9, "it is unloaded")
-    assert asleep_a() >> UnloadAsked(50, 9, "a") << AnswerUnload(9, "it is asleep")
-    starting = Playbook("a") >> LeaseAsked(0, 1, "a") << StartWorker("a")
-    assert starting >> UnloadAsked(1, 9, "a") << AnswerUnload(9, "it is starting")
-    gone = "model x is no longer in the configuration"
-    assert Playbook("a") >> UnloadAsked(1, 9, "x") << AnswerUnload(9, gone)
-
-
-def test_what_an_operator_ordered_goes_on_where_a_client_lets_the_model_go():
-    book = idle_a() >> order(22, Verb.RESTART) << revoked("restart", "a is restarted", 322)
-    assert book >> UnloadAsked(23, 8, "a") << AnswerUnload(8, "it is draining")
-    assert book >> LeaseEnded(24, 1) << StopWorker("a") >> WorkerExited(25, "a") << StartWorker("a")
-
-
-@pytest.mark.parametrize("told", [(1, ()), (0, (Waiting(),)), (1, (Waiting(),))])
-def test_a_model_serves_on_where_a_request_came_before_its_client_let_it_go(told):
-    book = let_go_a() >> DemandReported(26, 1, *told) << RestoreLease(1)
-    assert (book.state("a"), book.group("a").order) == (WorkerState.READY, None)
-
-
-def test_a_request_of_another_holder_keeps_a_model_that_was_let_go():
-    assert let_go_a() >> LeaseAsked(26, 2, "a") << RestoreLease(1) << GrantLease(2, "http://a", 1)
-
-
-def test_an_operators_word_comes_before_a_clients():
-    assert let_go_a() >> SwitchAsked(26, 7, "a") << RestoreLease(1) << FinishSwitch(7, "http://a")
-    assert let_go_a() >> order(26, Verb.START) << RestoreLease(1) << FinishOrder(9, "ready")
-    asleep = let_go_a() >> order(26, Verb.SLEEP) >> LeaseEnded(27, 1) << SleepWorker("a", 2)
-    assert asleep >> WorkerAsleep(28, "a") << FinishOrder(9, "asleep")
-
-
-def test_a_model_that_was_let_go_makes_room_for_the_one_that_waits():
-    book = let_go_a() >> LeaseAsked(25.1, 2, "b") >> LeaseEnded(25.2, 1) << SleepWorker("a", 2)
-    assert book >> WorkerAsleep(27, "a") << StartWorker("b")
-
-
-# A new configuration
-
-
-def test_an_unchanged_model_is_never_touched():
-    assert serving_a() >> configured(20, A, replace(B, drain_timeout=7.0), single("c"))
-
-
-def test_a_new_model_can_be_asked_for_and_is_preloaded_if_it_says_so():
-    preloaded = single("d", frozenset({"1"}), preload=True)
-    assert serving_a() >> configured(20, A, B, single("c"), preloaded) << StartWorker("d")
-
-
-def test_a_model_that_is_removed_drains_and_goes():
-    book = (
-        serving_a()
-        >> configured(20, B) << revoked("retire", "a is no longer in the configuration", 320)
-        >> LeaseAsked(21, 2, "a") << FailLease(2, "model_not_found", "model a is no longer in the configuration")
-        >> LeaseEnded(25, 1) << StopWorker("a")
-        >> WorkerExited(26, "a") << RemoveWorker("a")
-    )  # fmt: skip
-    assert book
-    assert list(book.scheduler.host.workers) == ["b"]
-
-
-def test_a_changed_model_on_the_gpu_is_restarted_with_its_new_settings():
-    book = (
-        serving_a()
-        >> configured(20, single("a", sleep_level=1), B, changed=["a"]) << revoked("restart", "a is restarted", 320)
-        >> LeaseEnded(25, 1) << StopWorker("a")
-        >> WorkerExited(26, "a") << ReconfigureWorker("a") << StartWorker("a")
-    )  # fmt: skip
-    assert book
-    assert book.worker("a").spec.sleep_level == 1
-
-
-def test_a_changed_model_that_sleeps_loses_its_process_and_waits_for_a_request():
-    assert (
-        asleep_a()
-        >> configured(50, single("a", sleep_level=1), B, changed=["a"]) << StopWorker("a", kill=True)
-        >> WorkerExited(51, "a") << ReconfigureWorker("a")
-        >> configured(60, single("a", sleep_level=1), B)
-    )  # fmt: skip
-
-
-def test_a_changed_model_without_a_process_just_changes():
-    book = (
-        Playbook("a", "b") >> configured(1, single("a", frozenset({"1"})), B, changed=["a"]) << ReconfigureWorker("a")
-    )
-    assert book
-    assert book >> LeaseAsked(2, 1, "b") << StartWorker("b")
-    assert book >> LeaseAsked(3, 2, "a") << StartWorker("a")  # on another GPU now
-
-
-def test_a_failed_model_that_changed_is_tried_at_the_next_request():
-    book = (
-        Playbook("a") >> LeaseAsked(0, 1, "a") << StartWorker("a")
-        >> WorkerExited(5, "a", Failure.REFUSED, "unknown flag") << FailLease(
-            1, "model_failed", "model a failed: unknown flag; see `muxctl logs a`; tried again in 60 s", 60.0)
-        >> configured(6, A, changed=["a"]) << ReconfigureWorker("a")
-    )  # fmt: skip
-    assert book
-    assert book >> LeaseAsked(7, 2, "a") << StartWorker("a")
-
-
-def test_a_model_that_comes_back_while_it_still_drains_is_kept_as_a_new_one():
-    book = (
-        serving_a()
-        >> configured(20, B) << revoked("retire", "a is no longer in the configuration", 320)
-        >> configured(21, A, B)
-        >> LeaseAsked(22, 2, "a")
-        >> LeaseEnded(25, 1) << StopWorker("a")
-        >> WorkerExited(26, "a") << ReconfigureWorker("a") << StartWorker("a")
-    )  # fmt: skip
-    assert book
-
-
 # Between two orders
 
 
@@ -516,104 +329,9 @@ def test_sleep_does_not_go_around_a_back_off_that_requests_wait_for():
     )  # fmt: skip
 
 
-def test_a_change_that_came_during_a_start_is_applied_as_soon_as_that_is_done():
-    assert (
-        Playbook("a")
-        >> order(0, Verb.START) << StartWorker("a")
-        >> configured(5, single("a", sleep_level=1), changed=["a"])
-        >> WorkerReady(10, "a", "http://a") << FinishOrder(9, WorkerState.READY) << StopWorker("a")
-        >> WorkerExited(11, "a") << ReconfigureWorker("a") << StartWorker("a")
-    )  # fmt: skip
-
-
-def test_nothing_is_kept_of_a_model_that_is_removed():
-    book = serving_a(A, B, single("brief"))
-    assert book.scheduler.host.placement.never_loads(book.group("brief")) is None, "it is found, and remembered"
-    assert book >> configured(20, A, B) << RemoveWorker("brief")
-    gc.collect()
-    assert not [each for each in gc.get_objects() if isinstance(each, Worker) and each.name == "brief"]
-
-
-def test_what_was_asked_of_a_model_that_a_reload_has_just_removed_is_refused():
-    gone = "model a is no longer in the configuration"
-    book = Playbook("a", "b") >> configured(1, B) << RemoveWorker("a")
-    assert book >> LeaseAsked(2, 1, "a") << FailLease(1, "model_not_found", gone)
-    assert book >> SwitchAsked(3, 2, "a") << FailSwitch(2, "model_not_found", gone)
-    assert book >> order(4, Verb.START) << FailOrder(9, "model_not_found", gone)
-
-
-def test_a_preloaded_model_that_comes_back_while_it_drains_is_preloaded_again():
-    preloaded = replace(A, preload=True)
-    book = (
-        serving_a(preloaded, "b")
-        >> configured(20, B) << revoked("retire", "a is no longer in the configuration", 320)
-        >> configured(21, preloaded, B)
-        >> LeaseEnded(25, 1) << StopWorker("a")
-    )  # fmt: skip
-    assert book >> WorkerExited(26, "a") << ReconfigureWorker("a") << StartWorker("a")
-
-
 def test_a_lifted_stop_leaves_no_reason_behind():
     book = Playbook("a", "b") >> order(1, Verb.STOP) << PersistStopped("a", True) << FinishOrder(9, "stopped")
     assert book
     assert (book.group("a").shown_state, book.worker("a").reason) == ("stopped", "a is stopped by an operator")
     assert book >> order(2, Verb.START) << PersistStopped("a", False) << StartWorker("a")
     assert book.worker("a").reason == ""
-
-
-# What a launch script's server was seen to use
-
-
-def test_a_claim_that_is_narrowed_leaves_room_for_another_at_once():
-    every, first, second = (
-        single("a", frozenset({"0", "1"})),
-        single("a", frozenset({"0"})),
-        single("b", frozenset({"1"})),
-    )
-    book = (
-        Playbook(every, second)
-        >> LeaseAsked(1, 1, "a") << StartWorker("a")
-        >> configured(2, first, second)
-        >> LeaseAsked(3, 2, "b") << StartWorker("b")
-        >> WorkerReady(4, "a", "http://a") << GrantLease(1, "http://a", 1)
-        >> WorkerReady(5, "b", "http://b") << GrantLease(2, "http://b", 1)
-    )  # fmt: skip
-    assert book
-
-
-def test_a_worker_on_other_gpus_than_it_was_granted_is_started_again_on_those_that_it_uses():
-    first, second = single("a", frozenset({"0"})), single("a", frozenset({"1"}))
-    book = (
-        Playbook(first, single("b", frozenset({"1"})))
-        >> LeaseAsked(1, 1, "a") << StartWorker("a")
-        >> configured(2, second, single("b", frozenset({"1"})), changed={"a"}) << StopWorker("a", True)
-        >> WorkerExited(3, "a") << ReconfigureWorker("a") << StartWorker("a")
-        >> WorkerReady(4, "a", "http://a") << GrantLease(1, "http://a", 2)
-    )  # fmt: skip
-    assert book
-    assert book.scheduler.host.ledger.holders({"1"}) == ["a"]
-
-
-def test_who_waits_for_a_model_that_a_reload_has_made_too_large_is_told_when_the_reload_takes_hold():
-    def model(size):
-        return single("a", share=size, memory=size)
-
-    book = (
-        Playbook(model(40))
-        >> GpusMeasured(0, {"0": 80})
-        >> LeaseAsked(1, 1, "a") << StartWorker("a")
-        >> WorkerReady(2, "a", "u") << GrantLease(1, "u", 1)
-        >> LeaseEnded(3, 1)
-        >> configured(3, model(100), changed={"a"}) << StopWorker("a")
-        >> LeaseAsked(4, 2, "a")
-        >> WorkerExited(5, "a") << ReconfigureWorker("a")
-    )  # fmt: skip
-    (failed,) = book.pending
-    assert isinstance(failed, FailLease)
-    assert (failed.lease, failed.code) == (2, "model_too_large")
-
-
-def test_models_come_in_the_order_of_the_new_configuration():
-    book = Playbook("a", "b") >> configured(5, single("c"), single("b"), single("a"))
-    assert list(book.scheduler.host.groups) == ["c", "b", "a"]
-    assert book
