@@ -10,21 +10,16 @@ from muxd.core.commands import (
     FinishOrder,
     FinishSwitch,
     GrantLease,
-    MeasureWorker,
     Moment,
-    PersistStopped,
-    RecordScale,
     ReportCycle,
     RevokeLease,
     SleepWorker,
     StartWorker,
     StopWorker,
-    SyncRouter,
     WakeWorker,
 )
 from muxd.core.events import (
     DemandReported,
-    Failure,
     GpusMeasured,
     HostRamLimited,
     LeaseAsked,
@@ -41,7 +36,6 @@ from muxd.core.events import (
     Waiting,
     WakeFailed,
     WorkerAsleep,
-    WorkerDied,
     WorkerExited,
     WorkerMeasured,
     WorkerReady,
@@ -50,27 +44,8 @@ from muxd.core.placement import Eviction
 from muxd.core.progress import next_step, progress_of
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook, anywhere, idle_a, replicas, serving_a, single
-
-DEEP = single("a", levels=frozenset({0, 2}), launchable=frozenset({1}))
-
-
-def validate(time, *levels, model="a", cycles=1, ticket=9):
-    return OrderGiven(time, ticket, model, Verb.VALIDATE, levels=levels, cycles=cycles)
-
-
-def ready(*specs):
-    """Worker a is ready, and nobody holds a lease."""
-    return (
-        Playbook(*specs)
-        >> LeaseAsked(0, 1, "a") << StartWorker("a")
-        >> WorkerReady(10, "a", "http://a") << GrantLease(1, "http://a", 1)
-        >> LeaseEnded(11, 1)
-    )  # fmt: skip
-
-
-def ask(number, moment, worker="a"):
-    return MeasureWorker(worker, number, moment)
+from .playbook import Playbook, anywhere, idle_a, serving_a, single
+from .validated import DEEP, ask, ready, ready_replicas, validate
 
 
 def test_a_model_sleeps_and_wakes_at_each_level_and_is_ready_in_the_end():
@@ -427,102 +402,6 @@ def test_status_says_how_far_it_is():
     assert progress_of(host, switching, book.group("a"), 28).eta == 6
 
 
-def distrusting(*levels):
-    """Worker a is ready, and wakes from these levels were wrong too often."""
-    book = ready(DEEP)
-    book.worker("a").distrusted = frozenset(levels)
-    return book
-
-
-def test_a_level_that_is_distrusted_is_tried_again_and_trusted_if_it_does_well():
-    book = (
-        distrusting(0) >> validate(20, 0) << ask(1, Moment.BEFORE) >> WorkerMeasured(21, "a", 1) << SleepWorker("a", 0)
-    )
-    book >> WorkerAsleep(22, "a") << ask(2, Moment.ASLEEP) >> WorkerMeasured(23, "a", 2) << WakeWorker("a")
-    book >> WorkerReady(24, "a", "http://a") << ask(3, Moment.AWAKE)
-    assert book >> WorkerMeasured(25, "a", 3) << ReportCycle(9, "a", 0, 1, 1, 1) << FinishOrder(9, "ready")
-    assert book.worker("a").distrusted == frozenset()
-
-
-def test_a_level_that_does_no_better_stays_distrusted_and_the_process_is_one_for_another():
-    book = ready(DEEP) >> OrderGiven(20, 5, "a", Verb.STOP, now=True) << PersistStopped("a", True) << StopWorker("a")
-    book >> WorkerExited(21, "a") << FinishOrder(5, "stopped")
-    book.worker("a").distrusted = frozenset({2})
-    book >> OrderGiven(22, 6, "a", Verb.START) << PersistStopped("a", False) << StartWorker("a", 1)
-    book >> WorkerReady(30, "a", "http://a") << FinishOrder(6, "ready")
-    book >> validate(40, 2) << StopWorker("a") >> WorkerExited(41, "a") << StartWorker("a", 2)
-    (
-        book
-        >> WorkerReady(50, "a", "http://a")
-        << ask(1, Moment.BEFORE)
-        >> WorkerMeasured(51, "a", 1)
-        << SleepWorker("a", 2)
-    )
-    book >> WorkerAsleep(52, "a") << ask(2, Moment.ASLEEP) >> WorkerMeasured(53, "a", 2) << WakeWorker("a")
-    book >> WakeFailed(54, "a", "it says else", is_wrong=True) << StopWorker("a", kill=True)
-    book >> WorkerExited(55, "a") << StartWorker("a", 2)
-    book >> WorkerReady(65, "a", "http://a") << ask(3, Moment.AWAKE) >> WorkerMeasured(66, "a", 3)
-    wrong = "its wake from level 2 was wrong: it says else"
-    book << ReportCycle(9, "a", 2, 1, 1, None, wrong) << StopWorker("a")
-    book >> WorkerExited(67, "a") << StartWorker("a", 1) >> WorkerReady(77, "a", "http://a")
-    assert book << FinishOrder(9, "ready")
-    assert book.worker("a").distrusted == {2}
-
-
-def test_a_wrong_wake_in_a_validation_is_not_held_against_the_level():
-    book = ready(DEEP)
-    book.worker("a").wrong_wakes = (2,)
-    book >> validate(40, 2) << ask(1, Moment.BEFORE) >> WorkerMeasured(41, "a", 1) << SleepWorker("a", 2)
-    book >> WorkerAsleep(42, "a") << ask(2, Moment.ASLEEP) >> WorkerMeasured(43, "a", 2) << WakeWorker("a")
-    book >> WakeFailed(44, "a", "it says else", is_wrong=True) << StopWorker("a", kill=True)
-    book >> WorkerExited(45, "a") << StartWorker("a") >> WorkerReady(55, "a", "http://a") << ask(3, Moment.AWAKE)
-    wrong = "its wake from level 2 was wrong: it says else"
-    assert book >> WorkerMeasured(56, "a", 3) << ReportCycle(9, "a", 2, 1, 1, None, wrong) << FinishOrder(9, "ready")
-    assert (book.worker("a").distrusted, book.worker("a").wrong_wakes) == (frozenset(), (2,))
-
-
-def test_what_later_answers_are_held_against_is_said_by_one_that_was_loaded_or_proved():
-    """One that woke without a proof may say anything: it is loaded anew before its validation asks it."""
-    book = ready(DEEP) >> OrderGiven(12, 5, "a", Verb.SLEEP) << SleepWorker("a", 2)
-    book >> WorkerAsleep(13, "a") << FinishOrder(5, "asleep")
-    book >> validate(20, 0) << WakeWorker("a")
-    book >> WorkerReady(22, "a", "http://a", unproved=True) << StopWorker("a")
-    book >> WorkerExited(23, "a") << StartWorker("a") >> WorkerReady(30, "a", "http://a") << ask(1, Moment.BEFORE)
-    book >> WorkerMeasured(31, "a", 1) << SleepWorker("a", 0) >> WorkerAsleep(32, "a") << ask(2, Moment.ASLEEP)
-    book >> WorkerMeasured(32, "a", 2) << WakeWorker("a")
-    book >> WorkerReady(33, "a", "http://a", unproved=True) << ask(3, Moment.AWAKE)
-    assert book >> WorkerMeasured(34, "a", 3) << ReportCycle(9, "a", 0, 1, 1, 1) << FinishOrder(9, "ready")
-
-
-def test_one_whose_last_wake_was_proved_is_asked_as_it_is():
-    book = ready(DEEP) >> OrderGiven(12, 5, "a", Verb.SLEEP) << SleepWorker("a", 2)
-    book >> WorkerAsleep(13, "a") << FinishOrder(5, "asleep") >> validate(20, 0) << WakeWorker("a")
-    assert book >> WorkerReady(22, "a", "http://a") << ask(1, Moment.BEFORE)
-
-
-@pytest.mark.parametrize("end", [ValidationEnded(22, 9, "a"), OrderGiven(22, 5, "a", Verb.SLEEP)])
-def test_a_validation_that_is_cut_short_trusts_nothing(end):
-    book = distrusting(0) >> validate(20, 0) << ask(1, Moment.BEFORE)
-    assert book.worker("a").distrusted == frozenset()
-    book >> end
-    assert book.worker("a").distrusted == {0}
-
-
-def test_a_level_is_tried_whatever_went_wrong_before():
-    book = ready(DEEP)
-    book.worker("a").bad_levels = 2
-    book >> validate(20, 0) << ask(1, Moment.BEFORE)
-    assert book >> WorkerMeasured(21, "a", 1) << SleepWorker("a", 0)
-
-
-def test_what_ended_it_before_is_not_held_against_a_cycle():
-    book = ready(DEEP) >> WorkerExited(12, "a", reason="killed by signal 9") << StartWorker("a")
-    book >> WorkerReady(15, "a", "http://a") >> validate(20, 0) << ask(1, Moment.BEFORE)
-    book >> WorkerMeasured(21, "a", 1) << SleepWorker("a", 0) >> WorkerAsleep(22, "a") << ask(2, Moment.ASLEEP)
-    book >> WorkerMeasured(22, "a", 2) << WakeWorker("a") >> WorkerReady(23, "a", "http://a") << ask(3, Moment.AWAKE)
-    assert book >> WorkerMeasured(24, "a", 3) << ReportCycle(9, "a", 0, 1, 1, 1) << FinishOrder(9, "ready")
-
-
 def test_the_times_of_one_cycle_are_not_those_of_the_next():
     book = ready(DEEP) >> validate(20, 0, cycles=2) << ask(1, Moment.BEFORE)
     book >> WorkerMeasured(21, "a", 1) << SleepWorker("a", 0) >> WorkerAsleep(22, "a") << ask(2, Moment.ASLEEP)
@@ -533,21 +412,6 @@ def test_the_times_of_one_cycle_are_not_those_of_the_next():
     book >> WorkerReady(36, "a", "http://a") << ask(5, Moment.AWAKE) >> WorkerMeasured(37, "a", 5)
     failed = "its sleep failed: it said no"
     assert book << ReportCycle(9, "a", 0, 2, None, None, failed) << FinishOrder(9, "ready")
-
-
-def ready_replicas(spec=None):
-    """Both replicas of r are ready, and nobody holds a lease."""
-    book = Playbook(spec or replicas("r", frozenset({"0"}), frozenset({"1"})))
-    events = [
-        LeaseAsked(0, 1, "r"),
-        *(WorkerReady(1, name, f"http://{name}") for name in ("r/0", "r/1", "r/router")),
-        RouterSynced(2, "r", ("http://r/0", "http://r/1")),
-        LeaseEnded(3, 1),
-    ]
-    for event in events:
-        book >> event
-        book.pending.clear()
-    return book
 
 
 def test_a_replica_beside_one_that_cannot_be_asked_is_not_tried():
@@ -570,96 +434,3 @@ def test_who_waits_for_its_gpu_is_promised_nothing_and_comes_as_soon_as_it_is_ov
     book >> WorkerReady(23, "a", "http://a") << ask(3, Moment.AWAKE)
     book >> WorkerMeasured(24, "a", 3) << ReportCycle(9, "a", 0, 1, 1, 1) << FinishOrder(9, "ready")
     assert book << FinishSwitch(5, "http://a") << SleepWorker("a", 2)
-
-
-ENDING = single("a", sleep_level=3, launchable=frozenset({0, 1, 2}), restart_limit=1)
-
-
-@pytest.mark.parametrize("failure", Failure)
-def test_a_level_that_it_cannot_be_launched_for_fails_and_the_next_ones_turn_comes(failure):
-    book = ready(ENDING) >> validate(20, 0, 2, 3, cycles=2) << StopWorker("a")
-    book >> WorkerExited(22, "a") << StartWorker("a", 0)
-    book >> WorkerExited(23, "a", failure, "no such flag")
-    book << ReportCycle(9, "a", 0, 1, None, None, "no such flag") << StartWorker("a", 2)
-    book >> WorkerExited(24, "a", failure, "no such flag either")
-    book << ReportCycle(9, "a", 2, 1, None, None, "no such flag either") << StartWorker("a")
-    book >> WorkerReady(30, "a", "http://a") << ask(1, Moment.BEFORE)
-    assert book >> WorkerMeasured(31, "a", 1) << StopWorker("a")
-    assert not book.worker("a").failures
-    assert book.worker("a").restarts == 0
-
-
-def test_in_the_end_it_is_launched_as_configured_where_it_could_not_be_for_the_last_level():
-    book = ready(ENDING) >> validate(20, 1) << StopWorker("a") >> WorkerExited(22, "a") << StartWorker("a", 1)
-    book >> LeaseAsked(22, 2, "a")
-    book >> WorkerExited(23, "a", Failure.REFUSED, "no") << ReportCycle(9, "a", 1, 1, None, None, "no")
-    book << StartWorker("a")
-    assert book >> WorkerReady(30, "a", "http://a") << FinishOrder(9, "ready") << GrantLease(2, "http://a", 3)
-
-
-def test_one_that_cannot_be_launched_as_configured_has_failed_whatever_is_validated():
-    book = ready(ENDING) >> validate(20, 1) << StopWorker("a") >> WorkerExited(22, "a") << StartWorker("a", 1)
-    book >> WorkerExited(23, "a", Failure.REFUSED, "no") << ReportCycle(9, "a", 1, 1, None, None, "no")
-    book << StartWorker("a") >> WorkerExited(24, "a", Failure.REFUSED, "no")
-    assert isinstance(book.pending.pop(), FailOrder)
-    assert book.state("a") is WorkerState.FAILED
-
-
-def test_one_that_was_launched_for_a_level_and_dies_in_its_cycle_fails_the_level():
-    book = ready(ENDING) >> validate(20, 1, 3, cycles=2) << StopWorker("a")
-    book >> WorkerExited(22, "a") << StartWorker("a", 1) >> WorkerReady(30, "a", "http://a") << ask(1, Moment.BEFORE)
-    book >> WorkerMeasured(31, "a", 1) << SleepWorker("a", 1) >> WorkerAsleep(32, "a") << ask(2, Moment.ASLEEP)
-    book >> WorkerMeasured(33, "a", 2) << WakeWorker("a") >> WorkerDied(34, "a", "killed by signal 9")
-    book >> WorkerExited(35, "a", reason="killed by signal 9")
-    book << ReportCycle(9, "a", 1, 1, 1, None, "killed by signal 9") << StartWorker("a")
-    assert book >> WorkerReady(40, "a", "http://a") << ask(3, Moment.BEFORE)
-
-
-def test_one_that_dies_after_its_level_has_failed_is_launched_for_the_next():
-    book = ready(ENDING) >> validate(20, 1, 2) << StopWorker("a")
-    book >> WorkerExited(22, "a") << StartWorker("a", 1) >> WorkerReady(30, "a", "http://a") << ask(1, Moment.BEFORE)
-    book >> WorkerDied(31, "a", "killed by signal 9")
-    book >> WorkerMeasured(32, "a", 1, "no answer") << ReportCycle(9, "a", 1, 1, None, None, "no answer")
-    assert book >> WorkerExited(33, "a", reason="killed by signal 9") << StartWorker("a", 2)
-
-
-def test_a_replica_beside_one_that_cannot_be_launched_ends():
-    gpus = frozenset({"0"}), frozenset({"1"})
-    book = ready_replicas(replicas("r", *gpus, sleep_level=3, launchable=frozenset({1})))
-    events = [validate(20, 1, model="r"), *(WorkerExited(22, name) for name in ("r/0", "r/1", "r/router"))]
-    for event in events:
-        book >> event
-        started = {(command.worker, command.level) for command in book.pending if isinstance(command, StartWorker)}
-        book.pending.clear()
-    assert started >= {("r/0", 1), ("r/1", 1)}
-    book >> WorkerExited(23, "r/0", Failure.REFUSED, "no such flag")
-    assert ReportCycle(9, "r/0", 1, 1, None, None, "no such flag") in book.pending
-    assert ReportCycle(9, "r/1", 1, 1, None, None, "it was not tried") in book.pending
-    assert StopWorker("r/1", kill=True) in book.pending
-    for name in ("r/1", "r/router"):
-        book.pending.clear()
-        book >> WorkerExited(24, name)
-    assert {StartWorker("r/0"), StartWorker("r/1")} <= set(book.pending)
-
-
-def one_of_two_serves(*, unproved=False):
-    """An operator has scaled r to one replica; the other sleeps on, at level 2."""
-    spec = replicas("r", frozenset("0"), frozenset("1"), levels=frozenset({0, 2}), launchable=frozenset({1}))
-    book = ready_replicas(spec)
-    book.worker("r/1").unproved = unproved
-    return (
-        book >> OrderGiven(14, 8, "r", Verb.SCALE, replicas=1) << RecordScale("r", 2, 1, "an operator ordered it")
-        << SyncRouter("r", ("http://r/0",))
-        >> RouterSynced(15, "r", ("http://r/0",)) << SleepWorker("r/1", 2)
-        >> WorkerAsleep(16, "r/1") << FinishOrder(8, "ready")
-    )  # fmt: skip
-
-
-def test_those_that_serve_are_launched_for_a_level_while_those_that_are_spare_sleep_on():
-    book = one_of_two_serves() >> validate(20, 1, model="r") << StopWorker("r/0") << SyncRouter("r", ())
-    assert book >> WorkerExited(21, "r/0") << StartWorker("r/0", 1)
-    assert book.state("r") is WorkerState.STARTING
-
-
-def test_a_spare_one_that_nobody_has_proved_has_nobody_relaunched():
-    assert one_of_two_serves(unproved=True) >> validate(20, 2, model="r") << ask(1, Moment.BEFORE, "r/0")
