@@ -3,12 +3,13 @@
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from muxd.config import Model
+from muxd.config import Config, Model
 from muxd.core.events import Verb
 from muxd.frontends.proxy_pool import UnmanagedProxy
 from muxd.log_losses import LogTeller
@@ -180,3 +181,10 @@ def assert_never_two_awake(moves: list[tuple[str, str, str]]) -> None:
         states[model] = after
         awake = [name for name, state in states.items() if state in ON_GPU]
         assert len(awake) <= 1, f"{awake} after {model}: {before} -> {after}"
+
+
+def wants(muxd: OneSupervisor, *models: Model) -> Config:
+    """What a reload reads from now on; gives what it read before."""
+    before = muxd.host.wanted
+    muxd.host.wanted = replace(before, models=models)
+    return before
