@@ -3,11 +3,8 @@
 import pytest
 
 from muxd.core.commands import (
-    DrainWorker,
     EndLease,
     FailLease,
-    FailOrder,
-    FailSwitch,
     FinishOrder,
     FinishShutdown,
     GrantLease,
@@ -34,46 +31,20 @@ from muxd.core.events import (
     Reconfigured,
     RouterSynced,
     ShutdownAsked,
-    SwitchAsked,
     TimerFired,
     Verb,
     WorkerAsleep,
     WorkerDied,
-    WorkerDrained,
     WorkerExited,
     WorkerMeasured,
     WorkerReady,
     WorkerStuck,
 )
 from muxd.core.progress import progress_of
-from muxd.core.spec import GroupSpec, Role, WorkerSpec
 from muxd.core.states import WorkerState
 
 from .playbook import Playbook, replicas, single
-
-ZERO, ONE, TWO = "http://q/0", "http://q/1", "http://q/2"
-GPU_0, GPU_1 = frozenset({"0"}), frozenset({"1"})
-
-
-def coming(*others, **of_worker):
-    """Both replicas of q and its router start, each replica on a GPU of its own, and lease 1 waits."""
-    return (
-        Playbook(replicas("q", GPU_0, GPU_1, **of_worker), *others)
-        >> LeaseAsked(0, 1, "q") << StartWorker("q/0") << StartWorker("q/1") << StartWorker("q/router")
-        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
-        >> RouterSynced(1, "q", ())
-    )  # fmt: skip
-
-
-def serving_q(*others, **of_worker):
-    """The router knows both replicas, and lease 1 is granted."""
-    return (
-        coming(*others, **of_worker)
-        >> WorkerReady(10, "q/0", ZERO) << SyncRouter("q", (ZERO,))
-        >> RouterSynced(10, "q", (ZERO,)) << GrantLease(1, "http://q", 3)
-        >> WorkerReady(12, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
-        >> RouterSynced(12, "q", (ZERO, ONE))
-    )  # fmt: skip
+from .serving_replicas import GPU_0, GPU_1, ONE, ZERO, coming, serving_q
 
 
 def asleep_q(**of_worker):
@@ -270,52 +241,6 @@ def test_a_replica_that_still_loads_is_ended_when_its_group_gives_way():
     assert book
 
 
-# Two roles
-
-
-def halves():
-    """A group whose prompts are read by one worker and answered by another, both known to the router."""
-    prefill = WorkerSpec("q/prefill/0", GPU_0, role=Role.PREFILL)
-    decode = WorkerSpec("q/decode/0", GPU_1, role=Role.DECODE)
-    router = WorkerSpec("q/router", frozenset(), role=Role.ROUTER)
-    return (
-        Playbook(GroupSpec("q", (prefill, decode, router)))
-        >> LeaseAsked(0, 1, "q") << StartWorker("q/prefill/0") << StartWorker("q/decode/0") << StartWorker("q/router")
-        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
-        >> WorkerReady(10, "q/prefill/0", ZERO) << SyncRouter("q", (ZERO,))
-        >> RouterSynced(10, "q", (ZERO,))
-        >> WorkerReady(12, "q/decode/0", ONE) << SyncRouter("q", (ZERO, ONE))
-        >> RouterSynced(12, "q", (ZERO, ONE)) << GrantLease(1, "http://q", 3)
-    )  # fmt: skip
-
-
-def test_a_group_of_two_roles_serves_when_both_are_filled():
-    assert halves()
-
-
-def test_one_half_that_dies_takes_the_leases_and_the_other_one_waits_for_it():
-    book = (
-        halves()
-        >> WorkerExited(20, "q/decode/0", Failure.EXITED, "killed by SIGKILL")
-        << RevokeLease(1, "worker_exited", "the worker of q/decode/0 killed by SIGKILL", 20) << EndLease(1)
-        << StartWorker("q/decode/0") << SyncRouter("q", (ZERO,))
-    )  # fmt: skip
-    assert book
-    assert (book.state("q"), book.worker("q/prefill/0").state) == (WorkerState.STARTING, WorkerState.READY)
-
-
-def test_a_half_that_cannot_come_back_lets_the_other_one_sleep_and_is_named():
-    book = (
-        halves() >> LeaseEnded(15, 1)
-        >> WorkerExited(20, "q/prefill/0") << StartWorker("q/prefill/0") << SyncRouter("q", (ONE,))
-        >> WorkerExited(21, "q/prefill/0", Failure.REFUSED, "no such file")
-        << SleepWorker("q/decode/0", 2) << SyncRouter("q", ())
-        >> LeaseAsked(22, 2, "q")
-    )  # fmt: skip
-    refusal = "model q failed: no such file; see `muxctl logs q/prefill/0`; tried again in 59 s"
-    assert book << FailLease(2, "model_failed", refusal, 59)
-
-
 # Orders, shutdown, configuration
 
 
@@ -378,119 +303,6 @@ def test_a_replica_whose_gpu_strangers_have_taken_meanwhile_waits_until_they_lea
     assert book >> GpusMeasured(20, {"0": 80, "1": 80}, strangers={}, left={}) << StartWorker("q/1")
 
 
-# Prefill and decode
-
-
-def three_halves() -> GroupSpec:
-    roles = {"prefill-0": Role.PREFILL, "prefill-1": Role.PREFILL, "decode-0": Role.DECODE}
-    workers = (
-        WorkerSpec(f"q/{part}", frozenset({str(gpu)}), role=role, sleep_level=3)
-        for gpu, (part, role) in enumerate(roles.items())
-    )
-    return GroupSpec("q", (*workers, WorkerSpec("q/router", frozenset(), role=Role.ROUTER)))
-
-
-URLS = ("http://q/p0", "http://q/p1", "http://q/d0")
-
-
-def serving_three() -> Playbook:
-    return (
-        Playbook(three_halves()) >> LeaseAsked(0, 1, "q") << StartWorker("q/prefill-0") << StartWorker("q/prefill-1")
-        << StartWorker("q/decode-0") << StartWorker("q/router")
-        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
-        >> WorkerReady(10, "q/prefill-0", URLS[0]) << SyncRouter("q", URLS[:1])
-        >> WorkerReady(10, "q/prefill-1", URLS[1]) << SyncRouter("q", URLS[:2])
-        >> RouterSynced(10, "q", URLS[:2])
-        >> WorkerReady(11, "q/decode-0", URLS[2]) << SyncRouter("q", URLS)
-        >> RouterSynced(11, "q", URLS) << GrantLease(1, "http://q", 4)
-    )  # fmt: skip
-
-
-def test_what_a_dead_half_was_reading_is_not_waited_for_though_another_one_is_there():
-    why = "the worker of q/prefill-0 exited with status 1"
-    book = (
-        serving_three() >> DemandReported(20, 1, 3)
-        >> WorkerDied(21, "q/prefill-0", "exited with status 1")
-        << RevokeLease(1, "worker_exited", why, 21) << EndLease(1) << SyncRouter("q", URLS[1:])
-        >> RouterSynced(21, "q", URLS[1:])
-        >> LeaseAsked(21, 2, "q") << GrantLease(2, "http://q", 4)
-    )  # fmt: skip
-    assert book
-
-
-def test_halves_are_not_scaled():
-    why = "q has no replicas: how many prefill and how many decode is in its configuration"
-    order = OrderGiven(20, 9, "q", Verb.SCALE, replicas=2)
-    assert serving_three() >> order << FailOrder(9, "scale_refused", why)
-
-
-# A configuration with other workers
-
-
-def three() -> GroupSpec:
-    return replicas("q", GPU_0, GPU_1, frozenset({"2"}))
-
-
-def test_a_replica_that_a_configuration_adds_comes_beside_the_others():
-    book = serving_q() >> Reconfigured(20, (three(),), frozenset(), 30.0)
-    assert book << RecordScale("q", 2, 3, "the configuration says so") << StartWorker("q/2")
-    assert book >> WorkerReady(25, "q/2", TWO) << SyncRouter("q", (ZERO, ONE, TWO))
-    assert [worker.generation for worker in book.group("q").serving] == [1, 1, 1]
-
-
-def test_a_replica_that_a_configuration_has_no_more_finishes_what_it_has_and_ends():
-    book = serving_q() >> Reconfigured(20, (three(),), frozenset(), 30.0)
-    book = book << RecordScale("q", 2, 3, "the configuration says so") << StartWorker("q/2")
-    book = book >> WorkerReady(25, "q/2", TWO) << SyncRouter("q", (ZERO, ONE, TWO))
-    book = book >> RouterSynced(25, "q", (ZERO, ONE, TWO))
-    book = book >> Reconfigured(30, (replicas("q", GPU_0, GPU_1),), frozenset(), 30.0)
-    book = book << RecordScale("q", 3, 2, "the configuration says so") << SyncRouter("q", (ZERO, ONE))
-    book = book >> RouterSynced(31, "q", (ZERO, ONE)) << DrainWorker("q/2")
-    assert book >> WorkerDrained(33, "q/2") << StopWorker("q/2")
-    assert book.state("q") is WorkerState.READY
-    assert book >> WorkerExited(34, "q/2") << RemoveWorker("q/2")
-    assert list(book.scheduler.host.workers) == ["q/0", "q/1", "q/router"]
-
-
-def test_a_router_that_a_configuration_changes_ends_once_its_clients_have_nothing_and_the_replicas_stay():
-    book = serving_q() >> Reconfigured(20, (replicas("q", GPU_0, GPU_1),), frozenset(), 30.0, routers=frozenset("q"))
-    message = "the router of q is started anew, as the configuration has changed"
-    book = book << RevokeLease(1, "renew", message, 320.0)
-    assert book >> LeaseAsked(21, 2, "q")  # it waits
-    book = book >> LeaseEnded(22, 1) << StopWorker("q/router")
-    book = book >> WorkerExited(23, "q/router") << ReconfigureWorker("q/router") << StartWorker("q/router")
-    book = book >> WorkerReady(24, "q/router", "http://q/new") << SyncRouter("q", (ZERO, ONE))
-    assert book >> RouterSynced(25, "q", (ZERO, ONE)) << GrantLease(2, "http://q/new", 4)
-    assert [worker.generation for worker in book.group("q").serving] == [1, 1]
-
-
-def test_a_router_whose_clients_do_not_end_is_not_waited_for_beyond_the_drain_timeout():
-    spec = replicas("q", GPU_0, GPU_1, drain_timeout=10)
-    book = serving_q() >> Reconfigured(20, (spec,), frozenset(), 30.0, routers=frozenset("q"))
-    message = "the router of q is started anew, as the configuration has changed"
-    book = book << RevokeLease(1, "renew", message, 30.0)
-    assert book.timer == 31.0
-    assert book >> TimerFired(31) << EndLease(1) << StopWorker("q/router")
-
-
-def test_a_switch_that_is_called_off_lets_nobody_back_to_a_router_that_is_started_anew():
-    specs = (replicas("q", GPU_0, GPU_1), single("b"))
-    book = serving_q() >> Reconfigured(20, specs, frozenset(), 30.0, routers=frozenset("q"))
-    message = "the router of q is started anew, as the configuration has changed"
-    book = book << RevokeLease(1, "renew", message, 320.0)
-    book = book >> SwitchAsked(21, 8, "b") << RevokeLease(1, "switch", "q gives way to b", 321.0)
-    book = book >> SwitchAsked(22, 9, "q") << FailSwitch(8, "superseded", "a newer switch, to q, took its place")
-    assert book.state("q") is WorkerState.READY
-    assert book >> LeaseEnded(23, 1) << StopWorker("q/router")
-
-
-def test_a_router_is_changed_where_nothing_of_its_group_runs():
-    book = Playbook("a", replicas("q", GPU_0, GPU_1))
-    specs = (single("a"), replicas("q", GPU_0, GPU_1))
-    book = book >> Reconfigured(20, specs, frozenset(), 30.0, routers=frozenset("q"))
-    assert book << ReconfigureWorker("q/0") << ReconfigureWorker("q/1") << ReconfigureWorker("q/router")
-
-
 def test_a_replica_that_others_keep_out_fails_its_cycles_and_the_validation_ends():
     """A configuration has added it, and its GPU is another model's."""
     three = replicas("q", GPU_0, GPU_1, frozenset({"2"}))
@@ -511,56 +323,3 @@ def test_a_replica_that_others_keep_out_fails_its_cycles_and_the_validation_ends
     errors = {each.worker: each.error for each in book.pending if isinstance(each, ReportCycle)}
     assert errors["q/2"] == "unloaded: others have its GPU"
     assert FinishOrder(7, "ready") in book.pending
-
-
-def test_a_stopped_group_stays_down_once_its_router_is_stuck_no_more():
-    """Its replicas waited for another start when the operator stopped it."""
-    book = coming() >> WorkerExited(10, "q/0") << StartWorker("q/0") >> WorkerExited(11, "q/1") << StartWorker("q/1")
-    book = book >> WorkerExited(12, "q/0") >> WorkerExited(12, "q/1") << StopWorker("q/router", kill=True)
-    book >> WorkerStuck(13, "q/router", "survived SIGKILL")
-    book.pending.clear()
-    assert book.state("q") is WorkerState.STUCK
-    book >> OrderGiven(14, 7, "q", Verb.STOP)
-    assert any(isinstance(each, FailOrder) and each.code == "worker_stuck" for each in book.pending)
-    book.pending.clear()
-    assert book >> WorkerExited(15, "q/router") >> TimerFired(60)
-    assert (book.state("q"), book.group("q").shown_state) == (WorkerState.UNLOADED, "stopped")
-
-
-def without_router_soon() -> Playbook:
-    """The router of q, whose configuration has changed, ends."""
-    book = serving_q() >> LeaseEnded(15, 1)
-    book = book >> Reconfigured(20, (replicas("q", GPU_0, GPU_1),), frozenset(), 30.0, routers=frozenset("q"))
-    return book << StopWorker("q/router")
-
-
-def test_a_group_that_is_removed_while_its_router_changes_is_gone():
-    book = without_router_soon() >> Reconfigured(21, (single("a"),), frozenset(), 30.0)
-    book = book << StopWorker("q/0", kill=True) << StopWorker("q/1", kill=True)
-    book = book >> WorkerExited(22, "q/0") >> WorkerExited(22, "q/1")
-    book >> WorkerExited(23, "q/router")
-    assert [each.worker for each in book.pending if isinstance(each, RemoveWorker)] == ["q/0", "q/1", "q/router"]
-    assert list(book.scheduler.host.groups) == ["a"]
-
-
-def test_a_group_that_changes_whole_while_its_router_changes_is_what_is_configured_last():
-    other = replicas("q", GPU_0, GPU_1, sleep_level=3)
-    book = without_router_soon() >> Reconfigured(21, (other,), frozenset("q"), 30.0)
-    for worker in ("q/router", "q/0", "q/1"):
-        book.pending.clear()
-        book >> WorkerExited(22, worker)
-    assert book.group("q").spec == other
-    assert [each.worker for each in book.pending if isinstance(each, StartWorker)] == ["q/0", "q/1", "q/router"]
-
-
-def test_one_that_drains_is_not_done_without_before_one_that_is_being_ended():
-    """Its leases are out still, and end with its requests."""
-    book = coming(single("f", frozenset({"0", "1"}))) >> WorkerReady(10, "q/1", ONE) << SyncRouter("q", (ONE,))
-    book = book >> RouterSynced(10, "q", (ONE,)) << GrantLease(1, "http://q", 3)
-    book >> SwitchAsked(20, 9, "f")
-    assert StopWorker("q/0", kill=True) in book.pending
-    book.pending.clear()
-    book >> OrderGiven(21, 7, "q", Verb.SCALE, replicas=1)
-    assert [worker.name for worker in book.group("q").enlisted] == ["q/1"]
-    assert book.state("q") is WorkerState.DRAINING
-    book.pending.clear()
