@@ -56,3 +56,15 @@ def folder(tmp_path):
         return made
 
     return folder
+
+
+@pytest.fixture
+def told(report, interpreter):
+    """What is said of model a with these lines in its table."""
+    interpreter()
+
+    def told(text, **options):
+        _, lines = report(f"[models.a]\npython = './python'\n{text}\n", **options)
+        return [(mark, text) for mark, subject, text in lines if subject == "a"]
+
+    return told
