@@ -3,17 +3,13 @@
 from math import inf
 
 import pytest
-from msgspec.structs import replace
 
 from muxd.core.commands import (
     DrainWorker,
-    FailLease,
-    FailOrder,
     FinishOrder,
     FinishSwitch,
     GrantLease,
     PersistHold,
-    PersistStopped,
     RecordScale,
     RevokeLease,
     SetTimer,
@@ -25,63 +21,25 @@ from muxd.core.commands import (
 from muxd.core.events import (
     AdoptedWorker,
     DemandReported,
-    GpusMeasured,
     HoldAsked,
     HoldEnded,
     LeaseAsked,
     LeaseEnded,
-    LoanAsked,
-    OrderGiven,
     Reconfigured,
     RouterSynced,
     ShutdownAsked,
     Started,
     TimerFired,
-    Verb,
     Waiting,
     WorkerAsleep,
     WorkerDrained,
-    WorkerExited,
     WorkerReady,
 )
-from muxd.core.spec import LoanTerms, Scaling
+from muxd.core.spec import Scaling
 from muxd.core.states import WorkerState
 
 from .playbook import Playbook, replicas, single
-
-ZERO, ONE, TWO = "http://q/0", "http://q/1", "http://q/2"
-GPUS = tuple(frozenset({gpu}) for gpu in "012")
-
-#: Four requests for each replica; up after 3 s, down after 60.
-RULE = Scaling(least=0, load=4, queue_wait=5, up_after=3, down_after=60)
-
-#: What a model is told that does not fit beside the group while that is held.
-HELD = "model b cannot be loaded: q is held by an operator, and b does not fit beside it; `muxctl unhold q` makes room"
-
-LOAD = "9 requests run or wait, 4 are for each replica"
-
-
-def pool(*others, scaling: Scaling | None = RULE, at_first=1, of_playbook=None, **of_worker) -> Playbook:
-    """One of three replicas serves, and lease 1 is granted."""
-    spec = replicas("q", *GPUS, scaling=scaling, at_first=at_first, **of_worker)
-    return (
-        Playbook(spec, *others, **(of_playbook or {}))
-        >> LeaseAsked(0, 1, "q") << StartWorker("q/0") << StartWorker("q/router")
-        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
-        >> WorkerReady(10, "q/0", ZERO) << SyncRouter("q", (ZERO,))
-        >> RouterSynced(10, "q", (ZERO,)) << GrantLease(1, "http://q", 2)
-    )  # fmt: skip
-
-
-def two(*others, **more) -> Playbook:
-    """A load has brought a second one."""
-    return (
-        pool(*others, **more) >> DemandReported(20, 1, 5)
-        >> TimerFired(23)
-        << RecordScale("q", 1, 2, "5 requests run or wait, 4 are for each replica") << StartWorker("q/1")
-        >> WorkerReady(30, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
-        >> RouterSynced(30, "q", (ZERO, ONE))
-    )  # fmt: skip
+from .scaled_pool import GPUS, LOAD, ONE, RULE, TWO, ZERO, pool, scale, two
 
 
 def test_it_begins_with_so_many_as_are_configured():
@@ -270,104 +228,6 @@ def test_at_least_so_many_stay():
     assert book >> TimerFired(13) << RecordScale("q", 1, 2, "at least 2, by min_replicas") << StartWorker("q/1")
 
 
-def scale(time, count, ticket=9) -> OrderGiven:
-    return OrderGiven(time, ticket, "q", Verb.SCALE, replicas=count)
-
-
-def test_an_operators_scale_ends_when_all_of_them_serve():
-    assert (
-        pool(scaling=None) >> scale(20, 3) << RecordScale("q", 1, 3, "an operator ordered it")
-        << StartWorker("q/1") << StartWorker("q/2")
-        >> WorkerReady(30, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
-        >> RouterSynced(30, "q", (ZERO, ONE))
-        >> WorkerReady(31, "q/2", TWO) << SyncRouter("q", (ZERO, ONE, TWO))
-        >> RouterSynced(32, "q", (ZERO, ONE, TWO)) << FinishOrder(9, "ready")
-    )  # fmt: skip
-
-
-def test_an_operators_scale_brings_a_model_that_is_stopped():
-    spec = replicas("q", *GPUS, at_first=1)
-    assert (
-        Playbook(spec) >> OrderGiven(0, 8, "q", Verb.STOP) << PersistStopped("q", True) << FinishOrder(8, "stopped")
-        >> scale(1, 2) << PersistStopped("q", False) << RecordScale("q", 1, 2, "an operator ordered it")
-        << StartWorker("q/0") << StartWorker("q/1") << StartWorker("q/router")
-    )  # fmt: skip
-
-
-def test_an_operators_scale_to_none_brings_back_one_at_the_next_request():
-    book = (
-        two(scaling=RULE) >> DemandReported(40, 1, 0)
-        >> scale(41, 0) << RecordScale("q", 2, 0, "an operator ordered it")
-        << RevokeLease(1, "sleep", "q is scaled to 0 by an operator", 341)
-        >> LeaseEnded(42, 1) << SleepWorker("q/0", 2) << SleepWorker("q/1", 2) << SyncRouter("q", ())
-        >> WorkerAsleep(43, "q/0")
-        >> WorkerAsleep(44, "q/1") << RecordScale("q", 2, 1, "q is scaled to 0 by an operator")
-        << FinishOrder(9, "asleep")
-        >> LeaseAsked(50, 2, "q") << WakeWorker("q/0")
-    )  # fmt: skip
-    assert book
-
-
-def test_more_than_fit_are_refused_with_how_many_do_and_who_is_there():
-    refusal = (
-        "2 of 3 replicas of q fit now; there is no room for 3: GPU 1 has no room: b (starting); "
-        "ask for fewer, or make room"
-    )
-    assert (
-        pool(single("b", gpus=GPUS[1])) >> LeaseAsked(11, 2, "b") << StartWorker("b")
-        >> scale(20, 3) << FailOrder(9, "no_room", refusal)
-        >> scale(21, 2) << RecordScale("q", 1, 2, "an operator ordered it") << StartWorker("q/2")
-    )  # fmt: skip
-
-
-def test_an_operators_scale_brings_nobody_to_gpus_that_are_lent():
-    refusal = "2 of 3 replicas of q fit now; there is no room for 3: GPU 2 is lent; ask for fewer, or make room"
-    book = pool() >> GpusMeasured(11, {"0": 80, "1": 80, "2": 80}) >> LoanAsked(12, 5, LoanTerms(frozenset({"2"})))
-    book.pending.clear()
-    assert book >> scale(20, 3) << FailOrder(9, "no_room", refusal)
-    assert book >> scale(21, 2) << RecordScale("q", 1, 2, "an operator ordered it") << StartWorker("q/1")
-
-
-def test_replicas_on_one_gpu_fit_by_their_sizes():
-    spec = replicas("q", GPUS[0], GPUS[0], GPUS[0], share=30, at_first=1)
-    book = Playbook(spec) >> GpusMeasured(0, {"0": 80}) >> scale(1, 3)
-    assert book.pending[0].message.startswith("2 of 3 replicas of q fit now")
-
-
-def test_fewer_of_those_that_never_fit_together_come():
-    book = Playbook(replicas("q", GPUS[0], GPUS[0], share=50)) >> GpusMeasured(0, {"0": 80})
-    book >> OrderGiven(1, 8, "q", Verb.START)
-    assert "1 of them fit" in book.pending.pop().message
-    book >> scale(2, 1) << RecordScale("q", 2, 1, "an operator ordered it")
-    assert book << StartWorker("q/0") << StartWorker("q/router")
-
-
-@pytest.mark.parametrize(
-    ("count", "why"),
-    [
-        (4, "q has at most 3 replicas, not 4: see its max_replicas"),
-        (1, "q has at least 2 replicas: see its min_replicas"),
-    ],
-)
-def test_what_the_configuration_does_not_allow_is_refused(count, why):
-    rule = Scaling(least=2, load=4, queue_wait=5, up_after=30, down_after=60)
-    assert pool(scaling=rule) >> scale(20, count) << FailOrder(9, "scale_refused", why)
-
-
-def test_a_model_of_one_worker_has_no_replicas():
-    why = "q has one worker, and no replicas; give it max_replicas, and reload"
-    assert Playbook("q") >> scale(1, 2) << FailOrder(9, "scale_refused", why)
-
-
-def test_a_scale_whose_room_others_take_meanwhile_ends_with_who_did():
-    book = (
-        pool(single("b", gpus=GPUS[1]), scaling=None)
-        >> scale(20, 2) << RecordScale("q", 1, 2, "an operator ordered it") << StartWorker("q/1")
-        >> WorkerExited(21, "q/1", reason="exited with status 1") << StartWorker("q/1")
-    )  # fmt: skip
-    assert book, "its memory is kept for it, as it died"
-
-
 def test_a_replica_that_is_spare_is_not_the_models_state():
     book = two() >> scale(40, 1) << RecordScale("q", 2, 1, "an operator ordered it") << SyncRouter("q", (ZERO,))
     assert book.worker("q/1").state is WorkerState.DRAINING
@@ -405,117 +265,3 @@ def test_a_shutdown_looks_at_no_load_any_more():
     assert book << SetTimer(23)
     book >> ShutdownAsked(21, 51)
     assert book.timer == 52, "the grace of its leases"
-
-
-# By replica, where memory is short
-
-
-def test_a_model_that_needs_the_gpu_of_one_replica_takes_that_alone():
-    book = (
-        two_of_which_one_would_do(single("b", gpus=GPUS[1]))
-        >> DemandReported(40, 1, 0)
-        >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
-        << SyncRouter("q", (ZERO,))
-        >> RouterSynced(51, "q", (ZERO,)) << SleepWorker("q/1", 2)
-        >> WorkerAsleep(52, "q/1") << StartWorker("b")
-        >> WorkerReady(60, "b", "http://b") << GrantLease(2, "http://b", 1)
-    )  # fmt: skip
-    assert book
-    assert book.state("q") is WorkerState.READY, "the other one serves on, and its leases are as good as before"
-
-
-def test_a_hold_keeps_the_replicas_that_drain_for_another_model_and_calls_its_switch_off():
-    book = (
-        two_of_which_one_would_do(single("b", gpus=GPUS[1]))
-        >> DemandReported(40, 1, 0)
-        >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
-        << SyncRouter("q", (ZERO,))
-        >> HoldAsked(51, 9, "q") << PersistHold("q", inf) << FailLease(2, "pinned_in_the_way", HELD, None)
-        << FinishSwitch(9, "http://q")
-        << RecordScale("q", 1, 2, "q is held") << SyncRouter("q", (ZERO, ONE))
-    )  # fmt: skip
-    assert book
-    assert not book.scheduler.switching.running
-    assert all(worker.state is WorkerState.READY for worker in book.group("q").enlisted)
-
-
-def test_it_is_back_once_the_other_model_has_left_and_the_load_asks_for_it():
-    assert (
-        two_of_which_one_would_do(single("b", gpus=GPUS[1])) >> DemandReported(40, 1, 0)
-        >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
-        << SyncRouter("q", (ZERO,))
-        >> RouterSynced(51, "q", (ZERO,)) << SleepWorker("q/1", 2)
-        >> WorkerAsleep(52, "q/1") << StartWorker("b")
-        >> WorkerReady(60, "b", "http://b") << GrantLease(2, "http://b", 1)
-        >> LeaseEnded(70, 2)
-        >> OrderGiven(71, 9, "b", Verb.SLEEP) << SleepWorker("b", 2)
-        >> WorkerAsleep(72, "b") << FinishOrder(9, "asleep")
-        >> DemandReported(80, 1, 9)
-        >> TimerFired(83) << RecordScale("q", 1, 2, LOAD) << WakeWorker("q/1")
-    )  # fmt: skip
-
-
-def test_a_busy_replica_finishes_what_it_has_before_it_gives_way():
-    book = (
-        two_of_which_one_would_do(single("b", gpus=GPUS[1])) >> DemandReported(40, 1, 3)
-        >> LeaseAsked(50, 2, "b")
-    )  # fmt: skip
-    at = book.timer
-    assert at is not None, "its turn ends then"
-    assert (
-        book >> TimerFired(at) << RecordScale("q", 2, 1, "q gives way to b with these alone")
-        << SyncRouter("q", (ZERO,))
-        >> RouterSynced(at + 1, "q", (ZERO,)) << DrainWorker("q/1")
-        >> WorkerDrained(at + 5, "q/1") << SleepWorker("q/1", 2)
-        >> WorkerAsleep(at + 6, "q/1") << StartWorker("b")
-    )  # fmt: skip
-
-
-def test_where_none_would_be_left_the_whole_group_gives_way():
-    book = two_of_which_one_would_do(single("b", gpus=GPUS[0] | GPUS[1])) >> DemandReported(40, 1, 0)
-    assert book >> LeaseAsked(50, 2, "b") << RevokeLease(1, "switch", "q gives way to b", 350)
-
-
-def test_replicas_of_a_fixed_number_give_way_together():
-    book = (
-        Playbook(replicas("q", *GPUS[:2]), single("b", gpus=GPUS[1]))
-        >> LeaseAsked(0, 1, "q") << StartWorker("q/0") << StartWorker("q/1") << StartWorker("q/router")
-        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
-        >> WorkerReady(10, "q/0", ZERO) << SyncRouter("q", (ZERO,))
-        >> RouterSynced(10, "q", (ZERO,)) << GrantLease(1, "http://q", 3)
-        >> WorkerReady(12, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
-        >> RouterSynced(12, "q", (ZERO, ONE))
-        >> DemandReported(40, 1, 0)
-        >> LeaseAsked(50, 2, "b") << RevokeLease(1, "switch", "q gives way to b", 350)
-    )  # fmt: skip
-    assert book
-
-
-def two_of_which_one_would_do(*others) -> Playbook:
-    """Two replicas serve, of which one would do; lease 1 is granted."""
-    return (
-        Playbook(replicas("q", *GPUS[:2], at_first=2, scaling=Scaling(1, 4, 5, 3, 600)), *others)
-        >> LeaseAsked(0, 1, "q") << StartWorker("q/0") << StartWorker("q/1") << StartWorker("q/router")
-        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
-        >> WorkerReady(10, "q/0", ZERO) << SyncRouter("q", (ZERO,))
-        >> RouterSynced(10, "q", (ZERO,)) << GrantLease(1, "http://q", 3)
-        >> WorkerReady(12, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
-        >> RouterSynced(12, "q", (ZERO, ONE))
-    )  # fmt: skip
-
-
-def test_as_many_serve_as_before_where_a_configuration_has_one_of_these_no_more():
-    spec = replicas("q", *GPUS, scaling=RULE, at_first=1)
-    zero, _, last, router = spec.workers
-    book = two() >> Reconfigured(40, (replace(spec, workers=(zero, last, router)),), frozenset(), 30.0)
-    assert book << StartWorker("q/2") << SyncRouter("q", (ZERO,))
-    assert [worker.name for worker in book.group("q").enlisted] == ["q/0", "q/2"]
-
-
-def test_a_stopped_group_is_not_scaled_to_0_which_would_let_it_sleep():
-    book = pool() >> OrderGiven(20, 7, "q", Verb.STOP)
-    book.pending.clear()
-    book >> OrderGiven(21, 8, "q", Verb.SCALE, replicas=0)
-    (failed,) = book.pending
-    assert (failed.ticket, failed.code) == (8, "model_stopped")
-    book.pending.clear()
