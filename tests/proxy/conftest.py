@@ -1,8 +1,11 @@
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from muxd.config.schema import Key
 from muxd.proxy.proxied_request import ProxiedRequest
 from muxd.proxy.states import REQUEST_MOVES
 
@@ -26,3 +29,28 @@ def every_move_of_a_request_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
         object.__setattr__(request, name, value)
 
     monkeypatch.setattr(ProxiedRequest, "__setattr__", moved)
+
+
+SECRET, OTHER = "muxd-all", "muxd-beta-only"
+
+
+def key(name: str, secret: str, **more: Any) -> Key:
+    return Key(name, sha256(secret.encode()).hexdigest(), **more)
+
+
+def bearer(secret: str) -> bytes:
+    return b"Authorization: Bearer %b\r\n" % secret.encode()
+
+
+def with_key(request: bytes, secret: str = SECRET) -> bytes:
+    line, rest = request.split(b"\r\n", 1)
+    return line + b"\r\n" + bearer(secret) + rest
+
+
+@pytest.fixture
+async def locked(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
+    """A house with a key for everything, and one for beta alone, twice a minute."""
+    keys = (key("all", SECRET, priority=2), key("some", OTHER, models=("beta",), requests_per_minute=2))
+    async with open_proxy_env(tmp_path, keys=keys) as proxy_env:
+        proxy_env.muxd.grants["beta"] = proxy_env.beta.url
+        yield proxy_env

@@ -1,8 +1,6 @@
 """Doors and names at the proxy: who may use which model, what it is called, and what reaches its worker."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,40 +9,16 @@ import msgspec
 import pytest
 import trio
 
-from muxd.config.schema import Key
 from muxd.proxy.answers import Refusal
 from muxd.proxy.sockets.stream_formats import EVENTS
 from tests.seeds import thorough
 
+from .conftest import OTHER, SECRET, bearer, with_key
 from .http_client import chat, get, post
 from .proxy_env import QUIET, ProxyEnv, open_proxy_env
-from .worker import OK, OK_BODY, answer_when_released
-
-SECRET, OTHER = "muxd-all", "muxd-beta-only"
+from .worker import OK, OK_BODY
 
 WITH_ADAPTERS = {"args": ("--enable-lora",)}
-
-
-def key(name: str, secret: str, **more: Any) -> Key:
-    return Key(name, sha256(secret.encode()).hexdigest(), **more)
-
-
-def bearer(secret: str) -> bytes:
-    return b"Authorization: Bearer %b\r\n" % secret.encode()
-
-
-def with_key(request: bytes, secret: str = SECRET) -> bytes:
-    line, rest = request.split(b"\r\n", 1)
-    return line + b"\r\n" + bearer(secret) + rest
-
-
-@pytest.fixture
-async def locked(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
-    """A house with a key for everything, and one for beta alone, twice a minute."""
-    keys = (key("all", SECRET, priority=2), key("some", OTHER, models=("beta",), requests_per_minute=2))
-    async with open_proxy_env(tmp_path, keys=keys) as proxy_env:
-        proxy_env.muxd.grants["beta"] = proxy_env.beta.url
-        yield proxy_env
 
 
 async def test_without_a_key_nothing_but_health_is_told(locked: ProxyEnv) -> None:
@@ -299,78 +273,6 @@ def test_anthropics_kinds_of_errors(status: int, kind: str) -> None:
     assert refusal.as_json("/v1/messages/count_tokens")["error"]["type"] == kind
     assert b'"type":"%b"' % kind.encode() in refusal.part(EVENTS, "/v1/messages")
     assert refusal.as_json("/v1/messages2")["error"]["type"] != kind or status == 429
-
-
-READS = b"ready ping metrics v1/loads model_info get_model_info v1/responses/resp_1".split()
-
-
-@pytest.mark.parametrize("state", ["stopped", "asleep", "starting", "waking", "draining", "failed", "unloaded"])
-async def test_reading_of_a_model_that_is_not_awake_asks_for_nothing(proxy_env: ProxyEnv, state: str) -> None:
-    proxy_env.muxd.set_state("beta", state)
-    http_client = await proxy_env.connect()
-    while (await http_client.ask(get(b"/v1/models/beta"))).json["state"] != state:
-        pass
-    for path in READS:
-        reply = await http_client.ask(get(b"/upstream/beta/" + path))
-        assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "model_asleep", None)
-        assert f"beta is not awake ({state})" in reply.message
-        assert f"muxctl {'start' if state == 'stopped' else 'switch'} beta" in reply.message
-    listed = (await http_client.ask(get(b"/upstream/beta/v1/models"))).json
-    assert [card["id"] for card in listed["data"]] == ["beta"]
-    assert not proxy_env.muxd.leases
-    assert not proxy_env.beta.calls
-
-
-async def test_reading_of_an_awake_model_needs_no_lease(proxy_env: ProxyEnv) -> None:
-    proxy_env.muxd.models[1]["url"] = proxy_env.beta.url
-    proxy_env.muxd.set_state("beta", "ready")
-    http_client = await proxy_env.connect()
-    while (reply := await http_client.ask(get(b"/upstream/beta/metrics"))).status == 503:
-        pass
-    assert reply.raw == OK
-    assert not proxy_env.muxd.leases
-
-
-async def test_reading_is_no_use_of_its_model(proxy_env: ProxyEnv) -> None:
-    """Whoever is told that it is in use would let it keep its turn, and drain it first."""
-    proxy_env.alpha.answer = answer_when_released
-    client, http_client = await proxy_env.connect(), await proxy_env.connect()
-    await client.send(post(chat()))
-    await proxy_env.alpha.calls.nth(0)
-    await http_client.send(get(b"/upstream/alpha/ready"))
-    await proxy_env.alpha.calls.nth(1)
-    assert proxy_env.proxy.leases.of("alpha").figures() == (1, 0)
-    proxy_env.alpha.calls[0].released.set()
-    await (await proxy_env.lease()).reports.until((0, 0))
-    proxy_env.alpha.calls[1].released.set()
-    assert (await http_client.reply()).raw == OK
-
-
-async def test_a_reading_that_loses_its_worker_wakes_no_other(proxy_env: ProxyEnv) -> None:
-    await proxy_env.ask(post(chat()))
-    proxy_env.alpha.answer = answer_when_released
-    http_client = await proxy_env.connect()
-    await http_client.send(get(b"/upstream/alpha/ready"))
-    (await proxy_env.alpha.calls.nth(1)).reset()  # of a connection that was kept: asked once more on a fresh one
-    (await proxy_env.alpha.calls.nth(2)).reset()
-    reply = await http_client.reply()
-    assert (reply.status, reply.code) == (502, "worker_died")
-    assert len(proxy_env.muxd.leases) == 1
-
-
-async def test_a_key_for_another_model_reads_nothing_of_this_one(locked: ProxyEnv) -> None:
-    for path in (b"ready", b"v1/models"):
-        reply = await locked.ask(with_key(get(b"/upstream/alpha/" + path), OTHER))
-        assert (reply.status, reply.code) == (403, "model_not_allowed")
-
-
-async def test_upstream_reaches_what_only_reads(proxy_env: ProxyEnv) -> None:
-    await proxy_env.ask(post(chat()))
-    assert (await proxy_env.ask(get(b"/upstream/org/alpha/model_info"))).raw == OK
-    assert proxy_env.alpha.calls[1].head.startswith(b"GET /model_info HTTP/1.1\r\n")
-    assert b"ontent-" not in proxy_env.alpha.calls[1].head
-    for path in (b"server_info", b"flush_cache", b"v1/chat/completions"):
-        assert (await proxy_env.ask(get(b"/upstream/alpha/" + path))).status == 404
 
 
 async def test_the_route_of_a_model_in_a_form(proxy_env: ProxyEnv) -> None:
