@@ -30,9 +30,8 @@ from muxd.protocol import (
     LeaseWish,
     WaitingRequests,
 )
-from tests.control.conftest import Desk, desk, rights  # noqa: F401
+from tests.control.conftest import Desk, NoRights, desk, rights  # noqa: F401
 from tests.control.office import METRICS
-from tests.control.test_routes import NoRights
 
 
 async def test_questions_are_answered(desk: Desk) -> None:  # noqa: F811

@@ -68,6 +68,13 @@ async def until(stream: trio.SocketStream, end: bytes) -> bytes:
     return received
 
 
+class NoRights(Rights):
+    """Takes nobody for the owner, so that root can be a stranger in a test."""
+
+    def owns(self, peer: object) -> bool:
+        return False
+
+
 @pytest.fixture
 def rights() -> Rights:
     """What the desk grants; a test that wants others overrides it."""

@@ -7,7 +7,7 @@ import pytest
 
 from muxd.control import Rights
 
-from .conftest import Desk, until
+from .conftest import Desk, NoRights, until
 
 
 class TestWithoutAnyRight:
@@ -24,13 +24,6 @@ class TestWithoutAnyRight:
             status, _, body = await desk.ask("POST", target)
             assert (status, json.loads(body)["error"]["code"]) == (403, "permission_denied")
         assert desk.office.asked == []
-
-
-class NoRights(Rights):
-    """Takes nobody for the owner, so that root can be a stranger in a test."""
-
-    def owns(self, peer: object) -> bool:
-        return False
 
 
 class TestAStranger:

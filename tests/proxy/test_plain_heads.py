@@ -11,9 +11,9 @@ from muxd.proxy.auth.api_keys import Keyring
 from muxd.proxy.auth.hosts import Hosts
 from muxd.proxy.auth.origins import Origins
 
+from .conftest import bearer, key
 from .http_client import HttpClient, chat, post
 from .proxy_env import QUIET, ProxyEnv, open_proxy_env
-from .test_dispatcher import bearer, key
 from .worker import OK
 
 USUAL = b"Accept-Encoding: gzip\r\nUser-Agent: OpenAI/Python 2.8.0\r\nConnection: keep-alive\r\n"

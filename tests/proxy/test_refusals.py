@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import trio
 
+from .conftest import bearer, key
 from .http_client import CHAT, HttpClient, Reply, chat, get, post
 from .proxy_env import QUIET, ProxyEnv, open_proxy_env
 from .record import PATIENCE
-from .test_dispatcher import bearer, key
 from .worker import OK, answer_when_released
 
 SECRET = "muxd-secret"

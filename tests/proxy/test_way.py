@@ -14,9 +14,9 @@ from muxd.config.schema import Key
 from muxd.proxy.dispatcher import RequestDispatcher
 from muxd.proxy.way import Way
 
+from .conftest import bearer, key
 from .http_client import HttpClient, chat, post
 from .proxy_env import QUIET, ProxyEnv, open_proxy_env
-from .test_dispatcher import bearer, key
 from .test_known_and_parsed import TIMES, get
 from .worker import OK, SSE_HEAD, Call, event
 

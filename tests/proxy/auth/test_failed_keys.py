@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from muxd.proxy.auth.failed_keys import MOST, FailedKeys
+from tests.proxy.conftest import bearer, key
 from tests.proxy.http_client import CHAT, chat, get, post
 from tests.proxy.proxy_env import ProxyEnv, open_proxy_env
-from tests.proxy.test_dispatcher import bearer, key
 
 SECRET = "muxd-secret"
 KEYS = (key("all", SECRET), key("gone", "muxd-gone", revoked=True))

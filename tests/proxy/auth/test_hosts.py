@@ -8,9 +8,9 @@ import pytest
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 from muxd.proxy.auth.hosts import Hosts
+from tests.proxy.conftest import bearer, key
 from tests.proxy.http_client import CHAT, chat, get, post
 from tests.proxy.proxy_env import QUIET, open_proxy_env
-from tests.proxy.test_dispatcher import bearer, key
 
 HOME = replace(QUIET, hosts=())
 

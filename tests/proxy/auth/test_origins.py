@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.proxy.conftest import bearer, key
 from tests.proxy.http_client import CHAT, Reply, chat, get, post
 from tests.proxy.proxy_env import QUIET, ProxyEnv, open_proxy_env
-from tests.proxy.test_dispatcher import bearer, key
 from tests.proxy.worker import SSE_HEAD, Call, event
 from tests.seeds import thorough
 

@@ -13,9 +13,9 @@ import trio
 
 from muxd.proxy import unpacking
 from muxd.proxy.requests import encodings
+from tests.proxy.conftest import bearer, key
 from tests.proxy.http_client import CHAT, Reply, chat, post
 from tests.proxy.proxy_env import ProxyEnv, open_proxy_env
-from tests.proxy.test_dispatcher import bearer, key
 from tests.proxy.worker import OK
 
 if sys.version_info >= (3, 14):
