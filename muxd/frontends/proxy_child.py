@@ -70,14 +70,13 @@ class ProxyChild:
         """
         self.name = name
         self._child_name = child_name or name
-        self._left = left
         self._config = config
         self._children = children
         self._state = state
         self._share = share
         self.ports = ports
         self._settings = config.daemon.state_dir / f"{name.removeprefix('muxd-')}.toml"
-        self._child: Child | None = None
+        self._child = left
         self._dropped = Dropped()  # lost output of the former proxies
         self._misses = 0  # health probes in a row that were not answered
         self._stopping = trio.Event()
@@ -140,7 +139,9 @@ class ProxyChild:
 
     async def _keep_running(self, record: Callable[..., None]) -> None:
         in_a_row = 0
-        while not self._stopping.is_set():
+        if self._child is not None:
+            log.info("%s was taken over from an earlier muxd", self._called)
+        while self._child is not None or not self._stopping.is_set():
             began = trio.current_time()
             await self._run_once(record)
             in_a_row = 0 if trio.current_time() - began >= STABLE_AFTER else in_a_row + 1
@@ -150,10 +151,7 @@ class ProxyChild:
         self._stopped.set()
 
     async def _run_once(self, record: Callable[..., None]) -> None:
-        if self._left is not None:
-            self._child, self._left = self._left, None
-            log.info("%s was taken over from an earlier muxd", self._called)
-        elif not await self._start():
+        if self._child is None and not await self._start():
             return
         assert self._child is not None
         exit = await self._child.wait()
@@ -167,9 +165,10 @@ class ProxyChild:
             record("proxy_exited", reason=str(exit), **which)
 
     async def _start(self) -> bool:
-        """Start a proxy; return whether that was possible."""
+        """Start a proxy, unless it is to stop by then; return whether that was possible."""
         try:
-            if not await in_thread(self.ports.bind):  # may search all processes for a port's holder
+            # may search all processes for a port's holder
+            if not await in_thread(self.ports.bind) or self._stopping.is_set():
                 return False
             make_way(self._settings)
             write_for_proxy(self._config, self._settings)

@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from muxd.children import Children
 from muxd.config import load_config
@@ -173,6 +175,38 @@ async def test_muxd_ends_while_its_proxy_waits_for_a_port(tmp_path, nursery):
             nursery.start_soon(proxy.run, lambda *_, **__: None, http)
             with trio.fail_after(10):
                 await proxy.stop(trio.Event())
+
+
+async def test_a_stop_while_it_starts_leaves_no_proxy(tmp_path, nursery, monkeypatch):
+    proxy, stopped = a_proxy(tmp_path), threading.Event()
+    bind = proxy.ports.bind
+    monkeypatch.setattr(proxy.ports, "bind", lambda: stopped.wait(20) and bind())
+    async with open_http() as http:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as running:
+                running.start_soon(proxy.run, lambda *_, **__: None, http)
+                await trio.testing.wait_all_tasks_blocked()  # it binds
+                running.start_soon(proxy.stop, trio.Event())
+                await trio.testing.wait_all_tasks_blocked()
+                stopped.set()
+    assert proxy.status()["state"] == "stopped"
+
+
+async def test_one_that_an_earlier_muxd_left_is_ended_by_a_stop_before_anything_else(tmp_path, nursery):
+    earlier = a_proxy(tmp_path)
+    async with open_http() as http:
+        async with trio.open_nursery() as life:
+            life.start_soon(earlier.run, lambda *_, **__: None, http)
+            await eventually(lambda: earlier.status()["pid"])
+            life.cancel_scope.cancel()
+        one, children = earlier.processes[0], Children(tmp_path / "run")
+        left = {name: children.adopt(record) for name, record in earlier._state.state.proxies.items()}
+        proxy = ProxyPool(one._config, children, earlier._state, earlier.ports, left)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as running:
+                running.start_soon(proxy.stop, trio.Event())
+                running.start_soon(proxy.run, lambda *_, **__: None, http)
+        await one._child.wait()
 
 
 async def test_a_stopped_proxy_is_replaced_before_its_health_is_asked_for(tmp_path, monkeypatch, nursery, caplog):
