@@ -40,7 +40,7 @@ from .own_log import BACKUPS, MAX_BYTES, keep_log
 from .pool_share import processes_of
 from .saved_state import SavedState, StateFile
 from .shim.log import Log
-from .successor import Successor
+from .successor import HEARD, Successor, leave_for_later
 from .supervisor import Reread, Supervisor
 from .threads import in_thread
 from .ticks import next_tick
@@ -232,8 +232,10 @@ async def _hear_signals(
     supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Reload on SIGHUP, and shut down on SIGTERM and SIGINT: the first lets requests finish, the second does not."""
-    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    with trio.open_signal_receiver(*watched) as signals:
+    for heard in HEARD:
+        signal.signal(heard, leave_for_later)  # once the block is left
+    with trio.open_signal_receiver(*HEARD) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # that came during an upgrade, see successor
         async with trio.open_nursery() as reloads:  # a reload from a slow disk must not delay other signals
             task_status.started()
             async for number in signals:

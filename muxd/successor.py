@@ -8,6 +8,7 @@ Lock files stay held; their descriptors are named in MUXD_LOCKS.
 import fcntl
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,17 @@ TRIAL = "MUXD_TRIAL"
 TRIAL_TIMEOUT = 60.0
 QUOTED = 2000
 
-#: Descriptors below this one may be where the passed sockets are to be.
-_ABOVE = 256
+#: The signals that muxd hears.
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def leave_for_later(number: int, _: object) -> None:
+    """Handle a signal that comes when this muxd hears none any more: it waits for the next one of this process.
+
+    The mask of blocked signals, and what waits behind it, outlive an exec; handlers do not.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    signal.raise_signal(number)
 
 
 class PlacesMoved(MuxdError):
@@ -81,8 +91,9 @@ class Successor:
 
         Nothing of this process may be needed any more: its descriptors are overwritten.
         """
-        held = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for _, fd in sockets]
-        kept = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for fd in locks]
+        above = 3 + len(sockets)  # where the sockets are to be
+        held = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for _, fd in sockets]
+        kept = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in locks]
         for number, fd in enumerate(held):
             os.dup2(fd, 3 + number)
         passed = {
@@ -92,4 +103,5 @@ class Successor:
             LOCKS: ":".join(map(str, kept)),
         }
         logging.shutdown()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)  # until the next one hears them
         os.execve(self._argv[0], self._argv, {**self._environ, **passed})

@@ -3,8 +3,10 @@
 import os
 import re
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -78,6 +80,31 @@ def test_an_upgrade_waits_for_what_loads_and_requests_wait_for_the_next_muxd(sta
     assert len(texts) == 2
     starts = muxd.log.count("alpha: unloaded -> starting")
     assert starts == 1, "it was not started again"
+
+
+def upgraded_under(muxd: Muxd, number: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """Upgrade, and send the signal once the former muxd is gone and the next one has not begun."""
+    with ThreadPoolExecutor(1) as other:
+        said = other.submit(muxd.muxctl, "upgrade")
+        environment = Path(f"/proc/{muxd.process.pid}/environ")
+        eventually(lambda: b"MUXD_LOCKS" in environment.read_bytes(), "it is executed anew")
+        muxd.process.send_signal(number)
+        return said.result()
+
+
+@pytest.mark.thorough
+def test_a_reload_in_the_middle_of_an_upgrade_is_done_by_the_next_muxd(muxd: Muxd) -> None:
+    before = pids(muxd)
+    said = upgraded_under(muxd, signal.SIGHUP)
+    assert said.returncode == 0, said.stderr
+    eventually(lambda: "the configuration was read again" in muxd.log, "it is read again")
+    assert pids(muxd) == before
+
+
+def test_a_stop_in_the_middle_of_an_upgrade_is_done_by_the_next_muxd(muxd: Muxd) -> None:
+    upgraded_under(muxd, signal.SIGTERM)
+    assert muxd.process.wait(30) == 0, muxd.log
+    assert not muxd.left_behind()
 
 
 @pytest.mark.thorough
