@@ -1,5 +1,6 @@
 """The stand-in router, told of its workers as muxd tells it: both sides of the worker API against each other."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -318,3 +319,24 @@ def test_authorities_that_are_named_are_trusted_beside_the_hosts_own(tmp_path, m
     trusted = {3: ["host's\na's\nb's"], 1: ["host's\na's"], 0: []}[len(args)]
     assert texts == trusted
     assert len(command.files) == 1 + bool(args), "the bridge to the Unix socket has one as well"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (
+            "python3: Error while finding module specification for 'sglang_router.launch_router' "
+            "(ModuleNotFoundError: No module named 'sglang_router')",
+            "(No module named 'sglang_router')",
+        ),
+        (
+            "ImportError: cannot import name 'Router' from 'sglang_router' (unknown location)",
+            "(cannot import name 'Router' from 'sglang_router' (unknown location))",
+        ),
+    ],
+)
+def test_a_python_without_the_router_is_told_with_what_it_lacks(said, why):
+    cause = SGLangRouter().diagnose(Evidence(f"{said}\n", status=1), Model("q"))
+    assert cause is not None
+    assert cause.code == "engine_missing"
+    assert cause.message == f"{sys.executable} has no sglang-router that works {why}"

@@ -76,7 +76,7 @@ _PATTERNS = (
     *GENERAL_PATTERNS,
 )
 
-_NOT_THERE = re.compile(r"(?:ModuleNotFoundError|ImportError): (?P<why>[^\n]{1,200})")
+_NOT_THERE = re.compile(r"(?:ModuleNotFoundError|ImportError): (?P<why>(?:\([^()\n]*\)|[^()\n]){1,200})")
 
 
 class SGLangRouter(WorkerApiRouter):
