@@ -2,10 +2,10 @@
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
 from typing import Any
 
 from muxctl.control_connection import ask, model_target
+from muxctl.display.view import Compose
 from muxctl.exit_codes import EVERYWHERE, MEANINGS, ExitCode
 from muxctl.socket_path import find_socket
 
@@ -29,9 +29,6 @@ EXITS = (
     }
 )
 
-# Returns the lines for a terminal of (width, height); None means no limit.
-Compose = Callable[[int | None, int | None], list[str]]
-
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="a model's name, or what clients call it")
@@ -44,20 +41,20 @@ def run(options: Namespace) -> int:
     if options.watch is not None:
         from muxctl.display.watch import watch
 
-        return watch(options)
-    value = asked(options)
-    _show(value, composer(options, value), as_json=options.json)
+        return watch(options, lambda: _asked(options), lambda value: _composer(options, value))
+    value = _asked(options)
+    _show(value, _composer(options, value), as_json=options.json)
     return ExitCode.OK if options.name is None or value["state"] == "ready" else ExitCode.NOT_READY
 
 
-def asked(options: Namespace) -> dict[str, Any]:
+def _asked(options: Namespace) -> dict[str, Any]:
     """Return the status of all models, or of the one that is named.  Raises CommandFailed."""
     target = "/v1/status" if options.name is None else model_target(options.name)
     value: dict[str, Any] = ask(find_socket(options.socket), "GET", target)
     return value
 
 
-def composer(options: Namespace, value: dict[str, Any]) -> Compose:
+def _composer(options: Namespace, value: dict[str, Any]) -> Compose:
     """Return the function that composes the status for people: the overview, or one model in detail."""
     if options.name is None:
         from muxctl.display.overview import overview

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
-from muxctl.status import Compose
+from muxctl.display.view import Compose
 
 # Colour -> the states that get it, in the second column of a table or behind "state:".
 _STATES = {

@@ -15,9 +15,8 @@ from rich.text import Text
 
 from muxctl.display.colour import coloured
 from muxctl.display.tables import duration
-from muxctl.display.watch import View, trouble_text
+from muxctl.display.view import Compose, View, trouble_text
 from muxctl.exit_codes import CommandFailed
-from muxctl.status import Compose
 from muxctl.times import stamp
 
 # Signals that are blocked, and handled in `wait`: none may come in the middle of a drawing.

@@ -2,18 +2,20 @@
 
 import json
 import re
-import select
-import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
-from muxctl.display.tables import duration, on_terminal, plain
+from muxctl.display.tables import duration, on_terminal
+from muxctl.display.view import Compose, View, trouble_text
 from muxctl.exit_codes import CommandFailed, ExitCode
-from muxctl.status import Compose, asked, composer
 from muxctl.times import stamp
 
 _SHORTEST, _LONGEST = 0.1, 86400.0  # seconds between two requests
+
+Asked = Callable[[], dict[str, Any]]
+Composer = Callable[[dict[str, Any]], Compose]
 
 # Parts of a line that change with the clock alone: durations, and the blanks that align them.
 _CLOCKS = re.compile(r"\d+(?:d|h|min|s)\b(?: \d+(?:h|min|s)\b)?|\s+")
@@ -22,41 +24,19 @@ _CLOCKS = re.compile(r"\d+(?:d|h|min|s)\b(?: \d+(?:h|min|s)\b)?|\s+")
 _MAY_PASS = (ExitCode.UNREACHABLE, ExitCode.FAILED)
 
 
-def watch(options: Namespace) -> int:
-    """Show the status every --watch seconds until ^C, which is the way to end it; return 0."""
+def watch(options: Namespace, ask: Asked, composer: Composer) -> int:
+    """Show the status every --watch seconds until ^C, which is the way to end it; return 0.
+
+    `ask` raises CommandFailed where there is none; `composer` is given each.
+    """
     interval = _interval(options)
     try:
         with _view(options, interval) as view:
             while True:
-                _update(options, view)
+                _update(view, ask, composer)
                 view.wait(interval)
     except KeyboardInterrupt:
         return ExitCode.OK
-
-
-class View:
-    """The place where each status is shown; a context manager, since some views must clean up."""
-
-    def __enter__(self) -> "View":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def show(self, value: dict[str, Any], compose: Compose) -> None:
-        """Show a status, as `compose` puts it for people or as it came."""
-        raise NotImplementedError
-
-    def trouble(self, failure: CommandFailed) -> None:
-        """Show that a request failed; a later one may succeed."""
-        raise NotImplementedError
-
-    def wait(self, seconds: float) -> None:
-        """Wait until the next request is due.  Raises BrokenPipeError if nobody reads stdout any more."""
-        poll = select.poll()
-        poll.register(sys.stdout, 0)
-        if poll.poll(seconds * 1000):
-            raise BrokenPipeError
 
 
 class JsonObjects(View):
@@ -89,21 +69,15 @@ class Blocks(View):
             print(f"--- {stamp(time.time())}\n{block}", flush=True)
 
 
-def trouble_text(failure: CommandFailed) -> str:
-    """Return the failure in words, with "muxd is not running" where that is why."""
-    text = plain(failure.message)
-    return text if text.startswith("muxd ") or failure.code != ExitCode.UNREACHABLE else f"muxd is not running: {text}"
-
-
-def _update(options: Namespace, view: View) -> None:
+def _update(view: View, ask: Asked, composer: Composer) -> None:
     try:
-        value = asked(options)
+        value = ask()
     except CommandFailed as failure:
         if failure.code not in _MAY_PASS:
             raise
         view.trouble(failure)
     else:
-        view.show(value, composer(options, value))
+        view.show(value, composer(value))
 
 
 def _view(options: Namespace, interval: float) -> View:
