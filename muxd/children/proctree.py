@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from .spare_descriptors import spare
 log = logging.getLogger(__name__)
 
 SIGKILL = 9
+
+#: The number of digits that tell whose a token is.
+MARK = 12
 
 #: Seconds between attempts to read the process table while it cannot be read.
 BLIND = 1.0
@@ -123,16 +127,40 @@ def find(marks: ProcessFingerprint, known: Collection[tuple[int, int]] = ()) -> 
 
 
 def mark_of(run_dir: Path) -> str:
-    """Return the 12 hexadecimal digits that all tokens of a run directory begin with.  Raises OSError.
+    """Return the MARK hexadecimal digits that all tokens of a run directory begin with.  Raises OSError.
 
     They are a hash of the directory's device and inode: the same on whatever path the directory is reached.
     """
     directory = run_dir.stat()
-    return hashlib.sha256(f"{directory.st_dev}:{directory.st_ino}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{directory.st_dev}:{directory.st_ino}".encode()).hexdigest()[:MARK]
 
 
-def bearers(mark: str, spared: Collection[str]) -> dict[str, list[str]]:
-    """Return, for each token that begins with `mark`, the living processes that have it in their environment.
+def marks_of_removed(run_dir: Path) -> set[str]:
+    """Return the marks of run directories that were removed from this path, but for those of a muxd that lives.
+
+    Their shims still have lock files open that were there, and a living muxd one that was beside them.
+    """
+    run_dir, pids = run_dir.resolve(), [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    tokens = {pid: token for pid in pids if (token := token_of(pid))}
+    marks = {token[:MARK] for pid, token in tokens.items() if run_dir in _folders_of_removed_locks(pid)}
+    lives = marks and any(run_dir.parent in _folders_of_removed_locks(pid) for pid in pids)
+    return set() if lives else marks
+
+
+def _folders_of_removed_locks(pid: int) -> set[Path]:
+    """Return where the lock files were that a process has open and that were removed; none of one that is gone."""
+    folders = set()
+    with suppress(*GONE):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(*GONE):
+                path = os.readlink(f"/proc/{pid}/fd/{number}")
+                if path.endswith(".lock (deleted)"):
+                    folders.add(Path(path).parent)
+    return folders
+
+
+def bearers(marks: Collection[str], spared: Collection[str]) -> dict[str, list[str]]:
+    """Return, for each token that begins with one of `marks`, the living processes that have it in their environment.
 
     The processes are described in words, for the log; tokens in `spared` are left out.  Raises OSError.
     """
@@ -140,7 +168,7 @@ def bearers(mark: str, spared: Collection[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for process in table.values():
         token = token_of(process.pid) if process.alive else ""
-        if token.startswith(mark) and token not in spared and process.pid not in _ancestry(table):
+        if token[:MARK] in marks and token not in spared and process.pid not in _ancestry(table):
             found.setdefault(token, []).append(
                 f"process {process.pid} ({_name_of(process.pid)}), which no record names"
             )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Never
@@ -22,11 +23,12 @@ from muxd.own_files import make_way
 from muxd.shim.cgroup import cgroup_populated
 from muxd.shim.processes import boot_id, look_up
 from muxd.shim.shim_spec import KILL, STOP, ShimSpec
+from muxd.threads import in_thread
 
 from . import cgroups
 from .child import Child
 from .orphans import REAP_GRACE, reap_orphans
-from .proctree import mark_of
+from .proctree import mark_of, marks_of_removed
 from .records import ChildRecord, error_file, is_locked, is_written_by_shim, records_in
 from .spare_descriptors import spare
 from .sweep import sweep, sweep_strays
@@ -164,14 +166,16 @@ class Children:
         """Kill all that is left of an earlier muxd's children; return the names of those that something was left of.
 
         These are the children in `records`, those whose shims' records are in the run directory, and, where neither can
-        be read, processes whose token begins with the directory's mark.  Children of this object are not touched.
+        be read, processes whose token begins with the directory's mark, or that of one that was removed from its path.
+        Children of this object are not touched.
         Raises ModelStuck if a process survives SIGKILL for `patience` seconds.
         """
         self._run_dir.mkdir(mode=0o700, exist_ok=True)
         found = [record.within(self._run_dir) for record in (*records_in(self._run_dir), *records)]
         ended = await sweep([record for record in found if record.shim_pid not in self._shims], patience)
         ours = {token for pid, token in self._tokens.items() if pid in self._shims}
-        return ended + await sweep_strays(mark_of(self._run_dir), ours, patience)
+        marks = {mark_of(self._run_dir), *await in_thread(partial(marks_of_removed, self._run_dir))}
+        return ended + await sweep_strays(marks, ours, patience)
 
     async def reap_orphans(self, grace: float = REAP_GRACE) -> Never:
         """Reap for ever the dead that this process has inherited as a subreaper or as PID 1.

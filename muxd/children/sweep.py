@@ -47,12 +47,12 @@ async def sweep(records: Iterable[ChildRecord], patience: float) -> list[str]:
     return sorted(alive)
 
 
-async def sweep_strays(mark: str, spared: Set[str], patience: float) -> list[str]:
-    """Kill the processes whose token begins with `mark` and is not in `spared`; return a description of each.
+async def sweep_strays(marks: Set[str], spared: Set[str], patience: float) -> list[str]:
+    """Kill the processes whose token begins with one of `marks` and is not in `spared`; return a description of each.
 
     Raises ModelStuck if one survives SIGKILL for `patience` seconds.
     """
-    strays = await in_thread(partial(proctree.bearers, mark, spared))
+    strays = await in_thread(partial(proctree.bearers, marks, spared))
     ended: list[str] = []
     with trio.move_on_after(patience):
         for token, names in strays.items():

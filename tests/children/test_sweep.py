@@ -4,6 +4,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +194,20 @@ async def test_what_nothing_on_disk_names_is_found_by_its_token(world, content):
     assert all("which no record names" in name for name in ended)
     assert not world.sleepers()
     assert (await world.spawn(world.sh("exit 0")).wait()).status == 0
+
+
+async def test_what_was_in_a_run_directory_that_was_removed_is_found_unless_its_muxd_lives(world):
+    killed_muxd(world, world.sh(f"exec {world.sleep}"))
+    await world.asleep(1)
+    shutil.rmtree(world.run_dir)
+    world.run_dir.mkdir()
+    beside = world.run_dir.with_name("muxd.lock")
+    with beside.open("w"):
+        beside.unlink()
+        assert await world.children.sweep([]) == []
+        assert len(world.sleepers()) == 1
+    assert len(await world.children.sweep([])) == 2
+    assert not world.sleepers()
 
 
 @pytest.mark.parametrize("content", CONTENTS)

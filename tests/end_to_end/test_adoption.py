@@ -1,6 +1,7 @@
 """muxd is killed while models serve and sleep: the next one takes them over, and nobody notices."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -251,6 +252,19 @@ def test_of_a_file_that_was_cut_the_rest_is_taken_over_and_nothing_is_doubled(mu
     damaged(muxd, cut)
     assert "put aside as state.unreadable" in muxd.log
     assert_nothing_is_doubled(muxd, before)
+    for name in ("alpha", "beta"):
+        assert muxd.ask(name)
+
+
+@pytest.mark.thorough
+def test_where_its_state_was_removed_whole_what_ran_is_ended_and_nothing_is_doubled(muxd: Muxd) -> None:
+    before = pids(muxd)
+    muxd.kill()
+    shutil.rmtree(muxd.folder / "state")
+    muxd.start_again()
+    assert muxd.log.count("which no record names was left running by an earlier muxd: ended") >= len(before)
+    assert_nothing_is_doubled(muxd, before)
+    assert not {pid for pid in before.values() if pid} & muxd.processes().keys()
     for name in ("alpha", "beta"):
         assert muxd.ask(name)
 
