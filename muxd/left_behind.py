@@ -95,8 +95,11 @@ def _left_elsewhere() -> dict[Path, dict[int, str]]:
 
 
 def _lock_of_shim(process: Path) -> Path | None:
-    """Return the lock file of a shim's child; None where this process, by its folder in /proc, is no shim."""
-    if _SHIM not in (process / "cmdline").read_bytes():
+    """Return the lock file of a shim's child; None where this process, by its folder in /proc, is no shim.
+
+    Nor is that of a container one here: its paths mean other files, and its muxd is not seen by them.
+    """
+    if _SHIM not in (process / "cmdline").read_bytes() or not os.path.samefile(process / "ns/pid", "/proc/self/ns/pid"):
         return None
     files = (descriptor.readlink() for descriptor in (process / "fd").iterdir())
     return next((file for file in files if file.suffix == ".lock" and file.parent.name == RUN_DIR), None)

@@ -1,5 +1,7 @@
 """What of a killed muxd's children the next one takes over, by the state file alone."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from muxd.config import Config, Memory, Model
 from muxd.config.model_schema import DeclaredServer, Script
 from muxd.config.plan import identity_of
 from muxd.config.schema import Daemon
-from muxd.left_behind import find_left_behind, is_to_be_ended, proxy_digest
+from muxd.left_behind import _left_elsewhere, find_left_behind, is_to_be_ended, proxy_digest
 from muxd.members import members_of
 from muxd.saved_state import SavedState, WorkerRecord
 
@@ -171,6 +173,28 @@ def test_with_on_crash_stop_a_service_leaves_nothing_but_a_handover(tmp_path):
     stops = config(tmp_path, on_crash="stop")
     assert is_to_be_ended(SavedState(), stops, "signal")
     assert not is_to_be_ended(SavedState(ending="handover"), stops, "success")
+
+
+#: A process that looks like a shim, with its child's lock file open.
+LIKE_A_SHIM = "import sys; file = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
+CONTAINER = ("unshare", "--map-root-user", "--pid", "--fork")
+
+
+@pytest.mark.parametrize("around", [(), CONTAINER], ids=["here", "in a container"])
+def test_shims_of_a_container_are_not_told_of(tmp_path, around):
+    """Its muxd may live, though no lock is seen to be held at that path of this host."""
+    if around and subprocess.run([*around, "true"], capture_output=True).returncode != 0:
+        pytest.skip("needs unshare with user and pid namespaces")
+    lock = tmp_path / "children" / "a.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    argv = [*around, sys.executable, "-c", LIKE_A_SHIM, str(lock), "/opt/muxd/shim/__main__.py"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shim:
+        assert shim.stdout is not None
+        shim.stdout.readline()
+        found = _left_elsewhere()
+        shim.communicate()
+    assert (tmp_path in found) == (not around)
 
 
 def test_the_processes_of_a_model_depend_on_what_a_reload_restarts_it_for():
