@@ -82,13 +82,13 @@ class HostBooks:
 
     def touch(self, group: Group) -> None:
         """Note that a group is not what it was: whatever was found of it, and of others on its GPUs, is found anew."""
+        group.changes += 1
         self.note_change(group)
         for worker in group.serving:
             self.ledger.touch(worker.name)
 
     def note_change(self, group: Group) -> None:
-        """Note likewise what concerns a group alone, and nobody else on its GPUs."""
-        group.changes += 1
+        """Note that the requests which wait for a group are others, in number or age."""
         self._touched[group.name] = self._changed[group.name] = self._stirred[group.name] = group
 
     def take_changed(self) -> dict[str, Group]:

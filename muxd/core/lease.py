@@ -1,6 +1,6 @@
 """A lease: one holder's wish to send to a group."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from .events import Waiting
@@ -18,30 +18,29 @@ class Lease:
     batch: int = 0  # so many of those in flight
     oldest_since: float = inf  # since when the oldest of those in flight is at the worker; inf: nobody knows
     usual: float | None = None  # seconds that its answers took of late, in the mean; None: nobody knows
+    count: int = field(init=False)  # of the requests that wait; this and the next by `note_waiting`
+    batch_count: int = field(init=False)  # so many of these are batch
+    weight: float = field(init=False)  # of those that wait, each counted 2 ** priority times
+    since: float = field(init=False)  # when the oldest of them came; inf: none waits
+    interactive_since: float = field(init=False)  # likewise of those that are no batch
 
-    @property
-    def since(self) -> float:
-        """Return when the oldest waiting request came; inf where none waits."""
-        return min((self.told - w.oldest for w in self.waiting), default=inf)
+    def __post_init__(self) -> None:
+        self.note_waiting(self.told, self.waiting)
 
-    @property
-    def interactive_since(self) -> float:
-        """Return when the oldest waiting request came that is no batch; inf where none waits."""
-        return min((self.told - w.oldest for w in self.waiting if not w.is_batch), default=inf)
-
-    @property
-    def count(self) -> int:
-        return sum(w.count for w in self.waiting)
-
-    @property
-    def batch_count(self) -> int:
-        """Return how many of those that wait are batch."""
-        return sum(w.count for w in self.waiting if w.is_batch)
-
-    @property
-    def weight(self) -> float:
-        """Count the waiting requests, each 2 ** priority times."""
-        return sum(w.count * 2.0 ** max(-10, min(10, w.priority)) for w in self.waiting)
+    def note_waiting(self, told: float, waiting: tuple[Waiting, ...]) -> None:
+        """Take in what waits, as the holder said at `told`."""
+        self.told, self.waiting = told, waiting
+        self.count = self.batch_count = 0
+        self.weight, self.since, self.interactive_since = 0.0, inf, inf
+        for each in waiting:
+            came = told - each.oldest
+            self.count += each.count
+            self.weight += each.count * 2.0 ** max(-10, min(10, each.priority))
+            self.since = min(self.since, came)
+            if each.is_batch:
+                self.batch_count += each.count
+            else:
+                self.interactive_since = min(self.interactive_since, came)
 
     @property
     def busy(self) -> bool:

@@ -45,7 +45,8 @@ class LeaseBook:
         """Take in what the holder of an open lease on the group says of its requests."""
         now, lease = self._host.now, self.all[said.lease]
         group.answers.note_load(group.in_flight if group.state is WorkerState.READY else 0, now)
-        lease.in_flight, lease.waiting, lease.batch, lease.told = said.in_flight, said.waiting, said.batch, now
+        lease.in_flight, lease.batch = said.in_flight, said.batch
+        lease.note_waiting(now, said.waiting)
         since = inf if said.oldest is None else said.time - said.oldest
         if not abs(since - lease.oldest_since) < SAME_AGE:
             group.answers.note_ended(now - lease.oldest_since)
@@ -125,7 +126,8 @@ class LeaseBook:
         group.answers.note_load(0, self._host.now)
         for lease in admitted:
             group.granted[lease.id] = lease
-            lease.in_flight, lease.batch, lease.waiting = lease.count, lease.batch_count, ()
+            lease.in_flight, lease.batch = lease.count, lease.batch_count
+            lease.note_waiting(lease.told, ())
         self._last_grant = self._host.now
         self._note_demand(group)
         for lease in admitted:

@@ -42,12 +42,21 @@ class Contender(Candidate):
     drain: float  # seconds to drain it, as far as that was measured
     ready_at: float  # when its restart delays are over; inf where it is on its way off its GPUs, or kept away
 
+    changes: int  # of the group, when all but its requests was read
     terms: tuple[float, ...] = ()  # all that its bound depends on
 
     def reckon(self, leaving: float) -> None:
         """Take in how many seconds those in its way take to leave."""
         self.cost = leaving + self.come
         self.turn = max(self.cost, self.drain)
+        self._note_terms()
+
+    def note_waiting(self) -> None:
+        """Take in how many of the group's requests wait, and since when."""
+        self.weight, self.since = weight_of(self.group), self.group.contends_since
+        self._note_terms()
+
+    def _note_terms(self) -> None:
         self.terms = self.is_batch, self.known, self.cost, self.turn, self.weight
 
 
@@ -187,6 +196,10 @@ class Rivals:
     def remove(self, name: str) -> None:
         del self.contenders[name]
         self._note_contenders()
+
+    def note_waiting(self) -> None:
+        """Note that the requests of one of them are others, in number or age."""
+        self._dues = None
 
     def _note_contenders(self) -> None:
         self._turns = self._dues = self._members = None
@@ -349,30 +362,40 @@ class Lineup:
     def _read_changed(self) -> None:
         """Read those groups again that have changed."""
         changed = self._host.take_changed()
-        if self._learned != self._host.learned:
+        is_all_anew = self._learned != self._host.learned
+        if is_all_anew:
             self._learned = self._host.learned
             changed = dict(self._host.groups) | changed
         if changed:
-            self._turns.clear()
             self._places.clear()
         for name, group in changed.items():
-            former = self._contenders.pop(name, None)
-            contender = self._read(group) if waits(group) else None
-            if former is not None and (contender is None or contender.likeness != former.likeness):
-                self._rivals[former.likeness].remove(name)
-                if not self._rivals[former.likeness].contenders:
-                    del self._rivals[former.likeness]
-            if contender is not None:
-                if contender.likeness not in self._rivals:
-                    self._rivals[contender.likeness] = Rivals()
-                self._rivals[contender.likeness].add(contender)
-                self._contenders[name] = contender
+            former = self._contenders.get(name)
+            if former is None or is_all_anew or former.group is not group or former.changes != group.changes:
+                self._turns.clear()
+                self._read_anew(name, group)
+            else:
+                former.note_waiting()
+                self._rivals[former.likeness].note_waiting()
+
+    def _read_anew(self, name: str, group: Group) -> None:
+        """Read a group that may wait no more, or be like others than before."""
+        former = self._contenders.pop(name, None)
+        contender = self._read(group) if waits(group) else None
+        if former is not None and (contender is None or contender.likeness != former.likeness):
+            self._rivals[former.likeness].remove(name)
+            if not self._rivals[former.likeness].contenders:
+                del self._rivals[former.likeness]
+        if contender is not None:
+            if contender.likeness not in self._rivals:
+                self._rivals[contender.likeness] = Rivals()
+            self._rivals[contender.likeness].add(contender)
+            self._contenders[name] = contender
 
     def _read(self, group: Group) -> Contender:
         come = group.return_cost
         return Contender(
             group.name,
-            weight=sum(lease.weight for lease in group.waiting.values()) * 2.0**group.spec.priority,
+            weight=weight_of(group),
             since=group.contends_since,
             is_batch=group.is_batch,
             cost=0.0,
@@ -384,6 +407,7 @@ class Lineup:
             leave=group.leave_cost(group.sleep_level).seconds,
             drain=group.known_drain,
             ready_at=group.retry_at if group.state in AT_REST and not group.is_kept_away else inf,
+            changes=group.changes,
         )
 
     def _blockers(self, evictions: Sequence[Eviction]) -> Blockers:
@@ -427,6 +451,28 @@ class Lineup:
         if not group.wanted:
             return self._host.now if blockers.is_idle else inf
         return blockers.give_way_at(self._reckoned(group), self.due_at(group), self._host.now)
+
+    def comes_at(self, group: Group) -> float | None:
+        """Return when a group that waits may come to where it was lined up for; inf: not before an event changes that.
+
+        None where it has not been lined up yet.
+        """
+        self._read_changed()
+        contender = self._contenders[group.name]
+        rivals = self._rivals[contender.likeness]
+        if rivals.faced is None:
+            return None
+        rivals.is_faced, blockers = False, rivals.blockers
+        self._found.clear()
+        if self._face(rivals).blockers is not blockers:
+            self._turns.clear()
+        if not rivals.is_open:
+            return inf
+        now = self._host.now
+        if contender.ready_at > now:
+            return contender.ready_at
+        others = self._turns_on(rivals.gpus) - rivals.turn_of(contender)
+        return rivals.blockers.give_way_at(contender, self._due_at(contender, rivals.blockers, others), now)
 
     def kept_until(self, leaving: Eviction, group: Group) -> float:
         """Return when one who gives way stops waiting for its clients to return, because the group is wanted."""
@@ -509,6 +555,11 @@ class Lineup:
             self._places[group.gpus] = {name: place for place, name in enumerate(names, start=1)}
         places = self._places[group.gpus]
         return places.get(group.name, len(places) + 1)
+
+
+def weight_of(group: Group) -> float:
+    """Count the requests that wait for the group, each 2 ** priority times."""
+    return sum([lease.weight for lease in group.waiting.values()]) * 2.0**group.spec.priority
 
 
 def waits(group: Group) -> bool:

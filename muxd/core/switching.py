@@ -475,7 +475,9 @@ class Switching:
             return False  # its oldest request has gone: another one may be next
         if self._idle or not self._kept_for.isdisjoint(group.gpus):
             return False  # its GPUs are kept from others for as long as it, or who shares them, is due
-        at = self._may_come_at(group, urgent=False)
+        at = self.lineup.comes_at(group)
+        if at is None:
+            at = self._may_come_at(group, urgent=False)
         self.next_decision = min(self.next_decision, at)
         return at > self.host.now + AT_ONCE
 

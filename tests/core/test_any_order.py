@@ -10,13 +10,13 @@ import pytest
 
 from muxd.core.commands import Command, FinishShutdown, SetTimer
 from muxd.core.events import Event, ShutdownAsked
-from muxd.core.group import Group
-from muxd.core.scheduler import Scheduler
+from muxd.core.lineup import AT_ONCE
 from muxd.core.spec import NO_DEFAULT
 from tests.seeds import seeds, thorough
 
 from .playbook import Playbook
 from .random_world import World, read_ahead
+from .slow_scheduler import SlowScheduler, wakes
 from .worlds import DEFAULTS, WORLDS
 
 #: The seeds that each world is tried with, fifty at a time: 500 of the first two, and 300 of each of the others, of
@@ -43,17 +43,6 @@ def test_a_held_group_may_have_fewer_replicas_for_lack_of_load():
     assert [len(world.book.group("w").enlisted), len(world.book.group("w").spares)] == [1, 1]
 
 
-class SlowScheduler(Scheduler):
-    """Decides anew after every event, and remembers nothing that it found before."""
-
-    def _leaves_all_as_it_is(self, group: Group) -> bool:
-        return False
-
-    def handle(self, event: Event) -> list[Command]:
-        self.host.learned += 1
-        return super().handle(event)
-
-
 @pytest.mark.parametrize("start", [0, *thorough(50)])
 @pytest.mark.parametrize("name", WORLDS)
 def test_what_is_not_decided_anew_would_have_been_decided_the_same_and_every_wait_ends(name, start):
@@ -64,10 +53,11 @@ def test_what_is_not_decided_anew_would_have_been_decided_the_same_and_every_wai
         )
         fast = world.book.scheduler.handle
 
-        def both(event: Event, fast=fast, slow=slow.handle, seed=seed) -> list[Command]:
+        def both(event: Event, fast=fast, slow=slow, world=world, seed=seed) -> list[Command]:
             commands = fast(event)
-            same, done = ([c for c in each if not isinstance(c, SetTimer)] for each in (slow(event), commands))
+            same, done = ([c for c in each if not isinstance(c, SetTimer)] for each in (slow.handle(event), commands))
             assert done == same, f"seed {seed}: {event}"
+            assert wakes(world.book.scheduler) <= wakes(slow) + AT_ONCE, f"seed {seed}: {event}"
             return commands
 
         for event in world.seen:

@@ -1,0 +1,72 @@
+"""Reports of who waits come many times a second: what is not decided anew for them is decided in time all the same."""
+
+import random
+from collections import deque
+
+import pytest
+
+from muxd.core.commands import Command, SetTimer, StartWorker
+from muxd.core.events import DemandReported, Event, GpusMeasured, LeaseAsked, Started, TimerFired, Waiting, WorkerReady
+from muxd.core.lineup import AT_ONCE
+from muxd.core.scheduler import Scheduler
+from tests.seeds import seeds
+
+from .playbook import anywhere, single
+from .slow_scheduler import SlowScheduler, wakes
+
+#: Models that wait for the GPU of the first: alike, of many sizes, of several priorities, and for any of two GPUs.
+HOSTS = {
+    "alike": [single(name) for name in "abcdef"],
+    "sizes": [single(name, share=size) for name, size in zip("abcdef", (60, 30, 30, 40, 70, 50), strict=True)],
+    "priorities": [single(name, priority=number % 3 - 1) for number, name in enumerate("abcdef")],
+    "anywhere": [anywhere(name, 1, "0", "1") for name in "abcdef"],
+}
+
+
+class Host:
+    """One model serves requests and all others wait, at two holders each; `fast` and `slow` hear the same."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.now = 0.0
+        self.fast, self.slow = (kind(HOSTS[name], wait_target=8.0) for kind in (Scheduler, SlowScheduler))
+        self.came = [[0.0] * self.rng.randint(0, 3) for _ in range(13)]  # by lease: when each that waits came
+        begun = [Started(0.0), *(LeaseAsked(0.0, lease, "abcdef"[lease % 6], (Waiting(),)) for lease in range(1, 13))]
+        self.tell(GpusMeasured(0.0, {"0": 80, "1": 80}))
+        ahead = deque(command for event in begun for command in self.tell(event))
+        while ahead:
+            if isinstance(command := ahead.popleft(), StartWorker):
+                ahead.extend(self.tell(WorkerReady(0.0, command.worker, "http://127.0.0.1:1")))
+        self.waiting = [lease for lease in range(1, 13) if not self.fast.host.leases.all[lease].in_flight]
+
+    def tell(self, event: Event) -> list[Command]:
+        """Tell both; return what both do, without their timers."""
+        done, same = ([c for c in each.handle(event) if not isinstance(c, SetTimer)] for each in (self.fast, self.slow))
+        assert done == same, event
+        assert wakes(self.fast) <= wakes(self.slow) + AT_ONCE, event
+        return done
+
+    def report(self) -> list[Command]:
+        """Let a holder tell what it has now, after some time."""
+        end = self.now + self.rng.choice((0.0, 0.05, 1.0, 6.0))
+        if (at := wakes(self.fast)) <= end:
+            self.now = max(self.now, at)
+            return self.tell(TimerFired(self.now))
+        self.now = end
+        lease = self.rng.choice(self.waiting)
+        came = self.came[lease]
+        if self.rng.random() < 0.3:
+            came.append(self.now)
+        elif came and self.rng.random() < 0.2:
+            came.pop(0)
+        if self.rng.random() < 0.1:
+            came.insert(0, self.now - self.rng.uniform(0.0, 6.0))  # it was told late
+        each = (Waiting(1, self.now - at, priority=self.rng.randint(0, 2)) for at in came)
+        return self.tell(DemandReported(self.now, lease, 0, tuple(each)))
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_a_report_that_is_not_decided_for_itself_hastens_the_next_decision(name):
+    for seed in seeds(0, 32):
+        host = Host(name, seed)
+        assert any(host.report() for _ in range(2000)), f"seed {seed}: nobody comes"
