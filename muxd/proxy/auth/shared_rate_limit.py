@@ -27,19 +27,27 @@ def shared_bucket(path: Path, owner: str, limit: int, clock: Callable[[], float]
     try:
         return SharedTokenBucket(path, owner, limit, clock)
     except OSError as error:
-        log.error("the limit of API key %s holds for each process of the proxy by itself: %s", owner, in_words(error))
+        _tell_apart(owner, error)
         return TokenBucket(owner, limit, clock)
 
 
-class SharedTokenBucket(TokenBucket):
-    """A bucket whose level all processes count in that have opened the file."""
+def _tell_apart(owner: str, error: OSError) -> None:
+    log.error("the limit of API key %s holds for each process of the proxy by itself: %s", owner, in_words(error))
 
-    __slots__ = ("_file", "_path")
+
+class SharedTokenBucket(TokenBucket):
+    """A bucket whose level all processes count in that have opened the file.
+
+    While the disk refuses the level, as a full or broken one does, each counts by itself.
+    """
+
+    __slots__ = ("_file", "_is_apart", "_path")
 
     def __init__(self, path: Path, owner: str, limit: int, clock: Callable[[], float]) -> None:
         """Open the file, and make it where it is missing; raises OSError."""
         super().__init__(owner, limit, clock)
         self._path = path
+        self._is_apart = False
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def __del__(self) -> None:
@@ -54,7 +62,7 @@ class SharedTokenBucket(TokenBucket):
         try:
             self._read_level()
             lines = super().acquire()
-            os.pwrite(self._file, _LEVEL.pack(self._full_in, self._since), 0)
+            self._write_level()
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         return lines
@@ -63,8 +71,23 @@ class SharedTokenBucket(TokenBucket):
         self._read_level()
         return super().headers()
 
+    def _write_level(self) -> None:
+        try:
+            os.pwrite(self._file, _LEVEL.pack(self._full_in, self._since), 0)
+        except OSError as error:
+            if not self._is_apart:
+                _tell_apart(self.owner, error)
+            self._is_apart = True
+        else:
+            self._is_apart = False
+
     def _read_level(self) -> None:
-        level = os.pread(self._file, _LEVEL.size, 0)
+        if self._is_apart:
+            return
+        try:
+            level = os.pread(self._file, _LEVEL.size, 0)
+        except OSError:  # of a broken disk; what this process has counted holds
+            return
         if len(level) != _LEVEL.size:  # nobody has counted yet
             return
         full_in, since = _LEVEL.unpack(level)

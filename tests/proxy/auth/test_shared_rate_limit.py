@@ -99,3 +99,27 @@ def test_where_the_file_cannot_be_made_each_process_counts_for_itself_and_says_s
 def test_a_file_that_cannot_be_right_is_as_none(tmp_path: Path, level: bytes) -> None:
     (tmp_path / "rate-a").write_bytes(level)
     assert admitted(SharedTokenBucket(tmp_path / "rate-a", "a", 3, standing), 5) == 3
+
+
+def test_on_a_full_disk_each_process_counts_by_itself_and_says_so_once(tmp_path: Path, caplog) -> None:
+    full, clear = os.open("/dev/full", os.O_RDWR), os.open(tmp_path / "rate-a", os.O_RDWR | os.O_CREAT)
+    bucket = SharedTokenBucket(tmp_path / "rate-a", "a", 10, standing)
+    os.dup2(full, bucket._file)
+    assert admitted(bucket, 6) == 6
+    assert [record.message for record in caplog.records] == [
+        "the limit of API key a holds for each process of the proxy by itself: no space left on device"
+    ]
+    os.dup2(clear, bucket._file)
+    assert admitted(bucket, 2) == 2
+    assert admitted(SharedTokenBucket(tmp_path / "rate-a", "a", 10, standing), 20) == 2, "and with all again"
+    for descriptor in (full, clear):
+        os.close(descriptor)
+
+
+def test_on_a_disk_that_cannot_be_read_each_process_counts_by_itself(tmp_path: Path) -> None:
+    bucket = SharedTokenBucket(tmp_path / "rate-a", "a", 3, standing)
+    unreadable = os.open(tmp_path / "rate-a", os.O_WRONLY)
+    os.dup2(unreadable, bucket._file)
+    os.close(unreadable)
+    assert admitted(bucket, 6) == 3
+    assert b"x-ratelimit-remaining-requests: 0\r\n" in bucket.headers()
