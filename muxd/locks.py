@@ -6,6 +6,7 @@ name.
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import AlreadyRunning
@@ -34,8 +35,9 @@ def hold(path: Path, what: str) -> int:
         holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
         os.close(lock)
         raise already_running(what, holder) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # a full disk keeps no muxd from starting: the error message then names no pid
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
 
 

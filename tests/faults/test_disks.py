@@ -64,6 +64,27 @@ def test_a_switch_without_a_disk_for_its_state_is_known_to_the_next_muxd(
         assert muxd.ask(name)
 
 
+@pytest.mark.parametrize("disk", ["full"], indirect=True)
+def test_a_muxd_that_is_started_on_a_full_disk_takes_over(
+    disk: Callable[[str], Disk], start: Callable[..., Muxd]
+) -> None:
+    """Not even the few bytes of its pid can be written."""
+    state = disk("state")
+    muxd = start(two_models())
+    for name in ("beta", "alpha"):
+        muxd.ask(name)
+    muxd.until_state("beta", "asleep")
+    before = {name: muxd.status(name)["pid"] for name in NAMES}
+    os.truncate(muxd.folder / "state" / "muxd.lock", 0)
+    state.spoil()
+    muxd.kill()
+    muxd.start_again()
+    assert {name: muxd.status(name)["pid"] for name in NAMES} == before
+    for name in ("beta", "alpha"):
+        assert muxd.ask(name)
+    state.mend()
+
+
 def test_a_start_without_a_disk_for_its_state_is_told_and_is_made_again(
     disk: Callable[[str], Disk], start: Callable[..., Muxd]
 ) -> None:
