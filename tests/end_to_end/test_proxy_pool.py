@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -170,6 +171,21 @@ def test_the_death_of_one_refuses_nobody_and_loses_only_what_it_had(start: Calla
     broken = sum(count for end, count in found.items() if end != "200")
     assert broken <= len(killed) * len(threads)  # at most one request of each client was with the process that died
     assert found["200"] > 300
+
+
+@pytest.mark.thorough
+def test_where_their_folder_is_removed_they_go_on_and_one_that_dies_has_a_successor(start: Callable[..., Muxd]) -> None:
+    muxd = started(start)
+    muxd.ask("alpha")
+    before, folder = pids(muxd), muxd.folder / "state" / "proxy"
+    shutil.rmtree(folder)
+    sockets = [folder / f"{number}.sock" for number in range(1, PROCESSES + 1)]
+    eventually(lambda: all(socket.exists() for socket in sockets), "each has made its socket again")
+    eventually(lambda: muxd.status()["proxy"]["state"] == "running", "and muxd finds it")
+    assert pids(muxd) == before
+    shutil.rmtree(folder)
+    kill(muxd, "muxd-proxy-2")
+    assert {asked(muxd) for _ in range(30)} == {200}
 
 
 @pytest.mark.thorough

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 1.0  # seconds to wait for another process, which answers at once unless its core is busy
 _LIMITS = ServerLimits(max_connections=64, max_body=0)
+_SOCKET_INTERVAL = 2.0  # seconds between two looks whether the socket is there; muxd asks three times in 15
 
 
 class HistogramCounts(msgspec.Struct, array_like=True):
@@ -178,14 +179,12 @@ def _write(path: Path, data: bytes) -> None:
 async def serve_pool(
     share: PoolShare,
     counts: Callable[[], Awaitable[bytes]],
-    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer muxd, which asks whether this process lives, and the other processes, until cancelled; raises OSError."""
-    path = share.socket()
-    path.unlink(missing_ok=True)  # of the process before this one
-    listener = trio.socket.socket(socket.AF_UNIX)
-    await listener.bind(os.fspath(path))
-    listener.listen(64)
+    """Answer muxd, which asks whether this process lives, and the other processes, until cancelled; raises OSError.
+
+    The socket is made again where it was removed: muxd would end a process that it cannot ask.
+    """
 
     async def answer(request: Request, writer: ResponseWriter) -> None:
         if request.path == "/health":
@@ -195,4 +194,31 @@ async def serve_pool(
         else:
             raise RouteNotFound(f"there is no {request.path} here")
 
-    await serve_http(answer, [trio.SocketListener(listener)], _LIMITS, task_status=task_status)
+    path, listener = share.socket(), _listener_at(share.socket())
+    task_status.started()
+    while True:
+        async with trio.open_nursery() as serving:
+            serving.start_soon(serve_http, answer, [listener], _LIMITS)
+            listener = await _listener_once_removed(path)
+            serving.cancel_scope.cancel()
+
+
+async def _listener_once_removed(path: Path) -> trio.SocketListener:
+    """Wait until the socket at this path is removed, and return one that takes its place."""
+    while True:
+        await trio.sleep(_SOCKET_INTERVAL)
+        with suppress(OSError):  # such as of a full disk: then later
+            if not os.access(path, os.F_OK):
+                return _listener_at(path)
+
+
+def _listener_at(path: Path) -> trio.SocketListener:
+    """Listen at this path, in the place of any process that did before, and make its folder where it is missing."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_suffix(".tmp")
+    fresh.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(os.fspath(fresh))
+    listener.listen(64)
+    os.replace(fresh, path)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))

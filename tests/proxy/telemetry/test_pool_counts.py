@@ -1,5 +1,6 @@
 """What several processes have counted, added up by whoever is asked; those that do not answer stay in the sum."""
 
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import trio
 
 from muxd.pool_share import PoolShare
+from muxd.proxy.telemetry import pool_counts
 from muxd.proxy.telemetry.metrics import Gauges, ProxyMetrics
 from muxd.proxy.telemetry.pool_counts import PoolCounts, serve_pool
 
@@ -78,3 +80,15 @@ async def test_what_cannot_be_read_is_left_out(share):
     share(3).socket().touch()
     async with living(share(1), counted(2)) as first:
         assert figures(await first.of_all()) == [2] * 10
+
+
+async def test_where_their_folder_is_removed_each_makes_its_socket_again(share, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_counts, "_SOCKET_INTERVAL", 0.01)
+    async with living(share(1), counted(2)), living(share(2), counted(3)):
+        for _ in range(2):
+            shutil.rmtree(tmp_path)
+            with trio.fail_after(20):
+                while not (share(1).socket().exists() and share(2).socket().exists()):
+                    await trio.sleep(0.01)
+        assert {path.name for path in tmp_path.iterdir()} == {"1.sock", "2.sock"}
+        assert figures(await PoolCounts(share(3), counted(5)).of_all()) == [10] * 10
