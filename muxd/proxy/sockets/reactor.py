@@ -99,8 +99,7 @@ class Reactor:
         self._handlers: dict[int, Handler] = {}
         self._callbacks: dict[int, Callable[[int], None]] = {}  # by descriptor: `on_event`, or what it was diverted to
         self._alarms: list[Alarm] = []
-        self._again: list[Callable[[], None]] = []
-        self._soon: deque[Callable[[], object]] = deque()  # other threads append to it
+        self._soon: deque[Callable[[], object]] = deque()  # called after this turn's events; other threads append to it
         self._closing: list[socket.socket] = []
         self.unsent: list[Sender] = []  # their `write` is called at this turn's end; see `Connection.send`
         self._put_off = 0  # turns for which deadlines have been put off
@@ -138,7 +137,7 @@ class Reactor:
 
     def again(self, callback: Callable[[], None]) -> None:
         """Have `callback` called after this turn's events; where another callback asks, in the next turn."""
-        self._again.append(callback)
+        self._soon.append(callback)
         if not self.turning:
             self.rouse()
 
@@ -194,17 +193,19 @@ class Reactor:
 
     def patience(self) -> float:
         """Return the seconds until something is due without any event; inf for never."""
-        if self._again or self._soon or self.unsent:
+        if self._soon:
             return 0.0
         return inf if self._due == inf else max(0.0, self._due - monotonic())
 
     def turn(self, patience: float | None = None) -> None:
         """Wait for events, at most `patience` seconds or `patience()`, and call the handlers and callbacks due."""
-        if patience is None:  # then as `patience` says, without the call
-            if self._again or self._soon or self.unsent:
+        if patience is None:  # then as `patience` says, without its calls
+            if self._soon:
                 patience = 0.0
             elif (due := self._due) != inf:
-                patience = max(0.0, due - monotonic())
+                patience = due - monotonic()
+                if patience < 0.0:
+                    patience = 0.0
         events = self._epoll.poll(patience, _BATCH)
         self.now = now = monotonic()
         self.turning = True
@@ -212,7 +213,7 @@ class Reactor:
         for fd, mask in events:
             if (callback := find(fd)) is not None:
                 callback(mask)
-        if self._again or self._soon:
+        if self._soon:
             self._run_callbacks()
         if self.unsent:
             self._write()
@@ -224,11 +225,9 @@ class Reactor:
 
     def _run_callbacks(self) -> None:
         """Call the callbacks registered so far; those registered meanwhile are called in the next turn."""
-        again, self._again = self._again, []
-        for callback in again:
-            callback()
-        for _ in range(len(self._soon)):
-            self._soon.popleft()()
+        soon = self._soon
+        for _ in range(len(soon)):
+            soon.popleft()()
 
     def _write(self) -> None:
         while unsent := self.unsent:
