@@ -126,33 +126,31 @@ class AccessLog:
         form, plain, known, no_times = self._form, self._plain, self._parts, self._form.no_times
         size, room = self._waiting, _MOST - self._writing
         for record in records:
-            status, target = record.status, record.target
-            if status == 200 and target == b"/health":
+            of_part = (
+                record.address,
+                record.key,
+                record.method,
+                record.target,
+                record.route,
+                record.model,
+                record.status,
+                record.how,
+                record.code,
+            )
+            part = known.get(of_part) or self._part(of_part)
+            if not part:
                 continue
             at = record.ended_at
             second = int(at)
             if second != self._second:
                 self._begin(second)
-            if target.find(b"?") >= 0:
-                target = target.partition(b"?")[0]
-            of_part = (
-                record.address,
-                record.key,
-                record.method,
-                target,
-                record.route,
-                record.model,
-                status,
-                record.how,
-                record.code,
-            )
             id = record.id.text
             prompt, _, completion = record.tokens
             line = form.line % (
                 self._stamp,
                 (at - second) * 1000,
                 self._zone,
-                known.get(of_part) or self._part(of_part),
+                part,
                 record.seconds,
                 self._times(record) if record.waited or record.first_byte is not None else no_times,
                 record.received,
@@ -183,11 +181,15 @@ class AccessLog:
         return form.times % (record.waited, form.no_time if first is None else form.time % first)
 
     def _part(self, values: tuple[str, str, str, bytes, str, str, int, str, str]) -> str:
+        """Return a formatted part; "" for a request that is not logged."""
         client, key, method, target, route, model, status, end, code = values
-        path = target[:_LONGEST_PATH].decode("latin-1")
+        if status == 200 and target == b"/health":
+            return ""
+        bare, mark, _ = target.partition(b"?")
+        path = bare[:_LONGEST_PATH].decode("latin-1")
         asked = map(self._quote, (client, key, method, path, route, model))
         part = self._form.part % (*asked, status, self._quote(end), self._quote(code))
-        if len(part) <= _LONGEST_PART:
+        if len(part) <= _LONGEST_PART and not mark:  # of queries there is no end
             if len(self._parts) >= _MOST_PARTS:
                 self._parts.clear()
             self._parts[values] = part

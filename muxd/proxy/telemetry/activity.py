@@ -24,7 +24,8 @@ from muxd.protocol import (
 )
 from muxd.proxy.answers import Refusal
 
-from .recorder import NO_TOKENS, RequestRecord
+from .recorder import RequestRecord
+from .usage import Tokens
 
 _MOST_ENDED = 200  # requests that are told in one report; of more the newest
 _MOST_UNDER_WAY = 1000  # requests that are told in one answer
@@ -81,31 +82,27 @@ class Activity:
         self._ended_count = 0
         self._taken = monotonic()
 
-    def end(self, records: Iterable[RequestRecord]) -> None:
-        """Take requests in that have ended, but for those that named no model."""
-        keys, ended = self._keys, [record for record in records if record.model]
-        self._ended.extend(ended)
-        self._ended_count += len(ended)
-        last_key = last_model = None
-        for record in ended:
-            key, model = record.key, record.model
-            if model is not last_model or key is not last_key:  # else the tally is that of the record before
-                last_key, last_model = key, model
-                tally = keys.get((key, model)) or keys.setdefault((key, model), _KeyTally())
-            tally.requests += 1
-            if record.how == "refused":
-                tally.refused += 1
-            completion = 0
-            if record.tokens is not NO_TOKENS:
-                prompt, cached, completion = record.tokens
-                tally.prompt += prompt
-                tally.cached += cached
-                tally.completion += completion
+    def end(self, model: str, key: str, records: list[RequestRecord], tokens: Tokens, *, refused: bool) -> None:
+        """Take requests in that have ended, of one model and key; `tokens` is the sum of theirs."""
+        self._ended.extend(records)
+        self._ended_count += len(records)
+        tally = self._keys.get((key, model)) or self._keys.setdefault((key, model), _KeyTally())
+        tally.requests += len(records)
+        if refused:
+            tally.refused += len(records)
+        prompt, cached, given = tokens
+        tally.prompt += prompt
+        tally.cached += cached
+        tally.completion += given
+        for record in [record for record in records if record.events or record.first_byte is not None]:
+            completion = record.tokens[2]
+            given -= completion
             if not completion and record.events:
                 completion = event_tokens(record)
                 tally.event_tokens += completion
-            if completion != record.told or record.first_byte is not None:
-                self._count(record, completion)
+            self._count(record, completion)
+        if given:
+            self._tokens[model] = self._tokens.get(model, 0) + given
 
     def take(self) -> ActivityReport | None:
         """Return what was not told yet, as told from now on; None where that is nothing."""

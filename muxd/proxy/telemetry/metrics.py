@@ -1,8 +1,8 @@
 """The proxy's counts, as plain integers and lists; `exposition` makes Prometheus text of them.
 
 prometheus-client's own objects take a lock: 0.30 us for one counter and 0.74 us for one histogram, with their labels
-looked up before (0.9 us more).  Here a histogram takes 0.13 us, and `finished`, which is a counter and a histogram,
-0.27 us (timeit, python 3.11).  One thread counts and makes the pages, so that no lock is needed.
+looked up before (0.9 us more).  Here a histogram takes 0.13 us (timeit, python 3.11).  One thread counts and makes the
+pages, so that no lock is needed.
 """
 
 from bisect import bisect_left, bisect_right
@@ -36,6 +36,13 @@ class Histogram:
         """Count one value."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
+
+    def add_all(self, values: list[float]) -> None:
+        """Count several values, without a call for each."""
+        counts, bounds = self.counts, self.bounds
+        for seconds in values:
+            counts[bisect_left(bounds, seconds)] += 1
+        self.total += sum(values)
 
 
 class BufferedHistogram(Histogram):
@@ -119,16 +126,17 @@ class ModelMetrics:
             self._answers, self._at_workers = answers, seconds
         return self._usual_answer if answers else None
 
-    def finished(self, route: str, status: int, seconds: float) -> None:
-        """Count a request that ended with `status` after `seconds`; `route` is of a bounded set, no client's words."""
+    def finished(self, route: str, status: int, seconds: list[float]) -> None:
+        """Count requests that ended with `status`, each after its seconds.
+
+        `route` is of a bounded set, no client's words.
+        """
         key = (route, status)
-        self.finished_by[key] = self.finished_by.get(key, 0) + 1
-        requests = self.requests  # the rest is `requests.add(seconds)`: a call would cost as much as that does
-        requests.counts[bisect_left(requests.bounds, seconds)] += 1
-        requests.total += seconds
+        self.finished_by[key] = self.finished_by.get(key, 0) + len(seconds)
+        self.requests.add_all(seconds)
 
     def tokens(self, prompt: int, cached: int, completion: int) -> None:
-        """Count a response's tokens; `cached` of the `prompt` tokens were not computed again."""
+        """Count the tokens of responses; `cached` of the `prompt` tokens were not computed again."""
         self.prompt_tokens += prompt
         self.cached_tokens += cached
         self.completion_tokens += completion

@@ -11,14 +11,14 @@ from muxd.http.request import Request
 from .access_log import AccessLog
 from .metrics import ModelMetrics, ProxyMetrics
 from .request_ids import RequestId, RequestIds
-from .usage import USAGE_READERS
+from .usage import USAGE_READERS, Tokens
 
 if TYPE_CHECKING:
     from .activity import Activity
 
 CLIENT_GONE = 499  # nginx's status for a client that left before its response; it is logged, never sent
 
-NO_TOKENS = (0, 0, 0)
+NO_TOKENS: Tokens = (0, 0, 0)
 
 # Records that are written together.  One by one between system calls the same work takes 1.7 times as long, since the
 # processor's caches are cold each time.
@@ -56,26 +56,39 @@ class Recorder:
         )
 
     def flush(self) -> None:
-        """Write the records of all requests that have ended."""
+        """Write the records of all requests that have ended; those that are alike are counted together."""
         ended, self.ended = self.ended, []
         wall = time() - monotonic()
+        groups: dict[tuple[ModelMetrics | None, str, str, str, int, str], list[RequestRecord]] = {}
         for record in ended:
             record.ended_at = record.arrived + record.seconds + wall
             if record.whole:
-                record.tokens = USAGE_READERS[record.route]().of_whole(record.whole)
+                record.tokens = USAGE_READERS[record.route].of_whole(record.whole)
                 record.whole = b""
-            meter = record.meter
+            alike = (record.meter, record.model, record.key, record.route, record.status, record.how)
+            group = groups.get(alike)
+            if group is None:
+                groups[alike] = [record]
+            else:
+                group.append(record)
+        for (meter, model, key, route, status, how), group in groups.items():
+            tokens = _sum([record.tokens for record in group])
             if meter is not None:
-                meter.finished(record.route, record.status, record.seconds)
-                if record.tokens is not NO_TOKENS:
-                    meter.tokens(*record.tokens)
-                if record.waited:
-                    meter.waited(record.waited)
-        self._activity.end(ended)
+                meter.finished(route, status, [record.seconds for record in group])
+                meter.tokens(*tokens)
+                for waited in [record.waited for record in group if record.waited]:
+                    meter.waited(waited)
+            if model:
+                self._activity.end(model, key, group, tokens, refused=how == "refused")
         if self.log is not None:
             self.log.record(ended)
         for record in ended:
             record.target = b""  # the activity keeps some records for a while, and a target may be long
+
+
+def _sum(tokens: list[Tokens]) -> Tokens:
+    prompt, cached, completion = map(sum, zip(*tokens, strict=True))
+    return prompt, cached, completion
 
 
 class RequestRecord(msgspec.Struct, eq=False, gc=False):
@@ -111,7 +124,7 @@ class RequestRecord(msgspec.Struct, eq=False, gc=False):
     status: int = 0
     how: str = ""
     code: str = ""
-    tokens: tuple[int, int, int] = NO_TOKENS
+    tokens: Tokens = NO_TOKENS
     whole: bytes = b""  # the whole response, where `flush` is to read its tokens
     seconds: float = 0.0
     ended_at: float = 0.0
@@ -131,7 +144,7 @@ class RequestRecord(msgspec.Struct, eq=False, gc=False):
         self.records.meters.rejected(code)
         self.end(status, "cut", code)
 
-    def end(self, status: int, how: str, code: str = "", tokens: tuple[int, int, int] = NO_TOKENS) -> None:
+    def end(self, status: int, how: str, code: str = "", tokens: Tokens = NO_TOKENS) -> None:
         """Note how the request ended; `delivered` passes it on once the client's connection has sent the response."""
         self.status, self.how, self.code, self.tokens = status, how, code, tokens
 

@@ -10,7 +10,6 @@ of its chunks is a whole event.
 """
 
 import re
-from collections.abc import Callable
 from typing import Annotated, ClassVar, Protocol
 
 import msgspec
@@ -45,10 +44,12 @@ class Usage(Protocol):
     def result(self) -> Tokens:
         """Return the tokens of the prompt, how many of these were cached, those of the completion; 0 for unknown."""
 
-    def of_whole(self, data: bytes) -> Tokens:
-        """Return the same of a whole response, as `see` and `result` tell it; `see` was not called before."""
-        self.see(data)
-        return self.result()
+    @classmethod
+    def of_whole(cls, data: bytes) -> Tokens:
+        """Return the same of a whole response, as `see` and `result` tell it."""
+        usage = cls()
+        usage.see(data)
+        return usage.result()
 
 
 class _Details(msgspec.Struct):
@@ -105,16 +106,18 @@ class UsageObject(Usage):
     def result(self) -> Tokens:
         return self._tokens
 
-    def of_whole(self, data: bytes) -> Tokens:
+    @classmethod
+    def of_whole(cls, data: bytes) -> Tokens:
         mark = data.rfind(b'_tokens":', -_REACH)
         at = data.rfind(b'"usage":', 0, mark) if mark >= 0 else -1
         if at >= 0:
             end = data.find(b"}", mark) + 1
             # One flat object, as mostly; `see` finds any other.
-            if end - at < _LONGEST and data.count(b"{", at, end) == 1 and self._take(data[at + 8 : end]):
-                return self._tokens
-        self.see(data)
-        return self._tokens
+            if end - at < _LONGEST and data.count(b"{", at, end) == 1:
+                tokens = _counts(data[at + 8 : end])
+                if tokens[0]:
+                    return tokens
+        return super().of_whole(data)
 
     def _find_usage(self, data: bytes, mark: int) -> None:
         """Take the last usage object that begins before `mark`, the last key of tokens in `data`.
@@ -137,11 +140,9 @@ class UsageObject(Usage):
 
     def _take(self, piece: bytes) -> bool:
         """Take the counts of a usage object; return False where it has none."""
-        try:
-            told = _decode(piece).tokens()
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            unframed = _FRAMING.sub(b"", piece)
-            return unframed != piece and self._take(unframed)
+        told = _counts(piece)
+        if told is _NO_TOKENS and (unframed := _FRAMING.sub(b"", piece)) != piece:
+            told = _counts(unframed)
         if told[0] or told[2]:
             # Anthropic's last event has no count of the prompt.
             self._tokens = told if told[0] else (self._tokens[0], self._tokens[1], told[2])
@@ -157,8 +158,9 @@ class MessagesUsage(UsageObject):
 
     __slots__ = ()
 
-    def of_whole(self, data: bytes) -> Tokens:
-        return Usage.of_whole(self, data)  # it has two objects, not one
+    @classmethod
+    def of_whole(cls, data: bytes) -> Tokens:
+        return super(UsageObject, cls).of_whole(data)  # it has two objects, not one
 
     def _find_usage(self, data: bytes, mark: int) -> None:
         if self._tokens == _NO_TOKENS:
@@ -246,6 +248,14 @@ class EvalCounts(Usage):
         return _last_figure(end, b'"prompt_eval_count":'), 0, _last_figure(end, b'"eval_count":')
 
 
+def _counts(piece: bytes) -> Tokens:
+    """Return the counts of a usage object; `_NO_TOKENS` itself where it is none."""
+    try:
+        return _decode(piece).tokens()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _NO_TOKENS
+
+
 def _join(rest: bytes, data: bytes) -> bytes:
     """Return `rest` and `data` joined, without the framing between them.
 
@@ -274,8 +284,8 @@ def _last_figure(piece: bytes, key: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-#: The functions that make a Usage for a response, by route; other responses have no token counts.
-USAGE_READERS: dict[str, Callable[[], Usage]] = {
+#: The Usage of a response, by route; other responses have no token counts.
+USAGE_READERS: dict[str, type[Usage]] = {
     "/v1/chat/completions": UsageObject,
     "/v1/completions": UsageObject,
     "/v1/embeddings": UsageObject,

@@ -47,11 +47,11 @@ def counted() -> ProxyMetrics:
     meters = ProxyMetrics(lambda: Gauges(3, 4096, 5, {"qwen": (2, 7), "llama": (0, 1)}, batch={"qwen": (1, 4)}))
     qwen = meters.of("qwen")
     for seconds in (0.002, 0.3, 0.3, 45.0, 90_000.0):
-        qwen.finished(ROUTE, 200, seconds)
+        qwen.finished(ROUTE, 200, [seconds])
         qwen.first_byte(seconds)
         qwen.gaps.noted.append(seconds)
         qwen.waited(seconds)
-    qwen.finished(ROUTE, 503, 0.5)
+    qwen.finished(ROUTE, 503, [0.5])
     qwen.tokens(100, 40, 30)
     qwen.replayed()
     meters.of("llama")

@@ -37,9 +37,9 @@ def test_a_model_has_one_meter() -> None:
 
 def test_requests_are_counted_by_route_and_status() -> None:
     meter = ProxyMetrics().of("qwen")
-    meter.finished("/v1/chat/completions", 200, 0.5)
-    meter.finished("/v1/chat/completions", 200, 1.5)
-    meter.finished("/v1/embeddings", 503, 0.1)
+    meter.finished("/v1/chat/completions", 200, [0.5])
+    meter.finished("/v1/chat/completions", 200, [1.5])
+    meter.finished("/v1/embeddings", 503, [0.1])
     assert meter.finished_by == {("/v1/chat/completions", 200): 2, ("/v1/embeddings", 503): 1}
     assert sum(meter.requests.counts) == 3
     assert meter.requests.total == pytest.approx(2.1)
@@ -81,7 +81,7 @@ def test_refusals_are_counted_by_code() -> None:
 
 def answered(meter: ModelMetrics, count: int, seconds: float, wait: float = 0.0, status: int = 200) -> None:
     for _ in range(count):
-        meter.finished("/v1/chat/completions", status, seconds + wait)
+        meter.finished("/v1/chat/completions", status, [seconds + wait])
         meter.waited(wait)
 
 

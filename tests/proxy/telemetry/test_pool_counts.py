@@ -19,7 +19,7 @@ def counted(requests: int) -> ProxyMetrics:
     meters = ProxyMetrics(lambda: Gauges(requests, 10 * requests, requests, {"a": (1, requests)}))
     model = meters.of("a")
     for _ in range(requests):
-        model.finished("/v1/chat/completions", 200, 0.3)
+        model.finished("/v1/chat/completions", 200, [0.3])
         model.first_byte(0.02)
         model.gaps.noted.append(0.004)
         model.waited(2.0)
