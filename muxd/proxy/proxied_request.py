@@ -46,7 +46,7 @@ from .auth.origins import without_rules
 from .event_flow import EventFlow
 from .grant import Grant
 from .sockets.context import Downstream
-from .sockets.known_answers import KnownAnswer
+from .sockets.known_answers import KnownAnswer, KnownStream
 from .sockets.reframing import BodyBuffer, ChunkDecoder, ChunkReencoder
 from .sockets.stream_formats import EVENTS, StreamFormat, kind_of
 from .sockets.upstream import Upstream, UpstreamLoss
@@ -338,6 +338,30 @@ class ProxiedRequest:
             self._lease.unload()
         client.answered(record, keep_alive=True)
 
+    def takes_stream(self, data: bytes) -> bool:
+        """Return whether the beginning of a stream needs nothing but to be passed on: no engine has died in it."""
+        return not self.fatal_error or data.find(self.fatal_error) < 0
+
+    def on_stream(self, data: bytes, head_size: int, known: KnownStream) -> bool:
+        """Relay the beginning of a stream: what `on_answer` and `on_bytes` do, with less work."""
+        self.state = _ANSWERING
+        self._status = 200
+        self._stream = EVENTS
+        self._headed = True
+        self.takes_whole = False
+        new_usage, lines = self._way.new_usage, self._lines
+        if new_usage is not None:
+            self._usage = new_usage()
+        if len(data) > head_size:
+            self._begin_body()
+            self._record.events += data.count(b"\n\n")
+            if self._usage is not None and data.rfind(self._usage.key) >= 0:
+                self._usage.see(data)
+        if lines:
+            data = b"%b%b%b" % (data[: known.line_size], lines, data[known.line_size :])
+        self._record.sent += len(data)
+        return self._client.send(data)
+
     def on_answer(self, status: int, head: bytes) -> None:
         """Note the format of the response, and choose how it is reframed; `head` is in lower case."""
         self._status = status
@@ -397,7 +421,7 @@ class ProxiedRequest:
 
     def _handle_first_bytes(self, data: bytes) -> bytes:
         """Return what to send of bytes that come before the body was begun; the first ones begin with the head."""
-        self._begun = self._stream is None or len(data) > self._head_size
+        begins = self._stream is None or len(data) > self._head_size
         if self._head_size and not self._headed:
             self._headed = True
             self.takes_whole = False
@@ -406,20 +430,25 @@ class ProxiedRequest:
             if self._lines:
                 data = spliced(data, self._lines)
         self._head_size = 0
-        if self._begun:
-            if self._upstream is not None and not self._upstream.outbox:  # else the body's rest is still to be sent
-                self._drop_body()
-            if self.deadline != inf:
-                self.deadline = inf
-                self._client.heed()
-            if self._stream:
-                now, meter, record = monotonic(), self._lease.meter, self._record
-                record.first_byte = now - record.arrived
-                meter.first_byte(record.first_byte)
-                if self._upstream is not None:
-                    gaps, usage, reframer = meter.gaps, self._usage, self._reframer
-                    self.flow = EventFlow(self._client, self._upstream, record, gaps, usage, reframer, now)
+        if begins:
+            self._begin_body()
         return data
+
+    def _begin_body(self) -> None:
+        """Note that the client is about to get the first bytes of the body."""
+        self._begun = True
+        upstream = self._upstream
+        if upstream is not None and not upstream.outbox:  # else the body's rest is still to be sent
+            self._drop_body()
+        if self.deadline != inf:
+            self.deadline = inf
+            self._client.heed()
+        if self._stream:
+            now, meter, record = monotonic(), self._lease.meter, self._record
+            record.first_byte = now - record.arrived
+            meter.first_byte(record.first_byte)
+            if upstream is not None:
+                self.flow = EventFlow(self._client, upstream, record, meter.gaps, self._usage, self._reframer, now)
 
     def on_complete(self, keep_alive: bool) -> None:
         """End the response to the client, and write its token counts to the record."""

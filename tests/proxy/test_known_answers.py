@@ -8,15 +8,17 @@ from pathlib import Path
 
 import httptools
 import pytest
+import trio.testing
 
 from muxd.proxy.sockets import pool, upstream
-from muxd.proxy.sockets.known_answers import known_answer
+from muxd.proxy.sockets.known_answers import known_answer, known_stream
+from muxd.proxy.sockets.single_events import is_last
 
 from .http_client import chat, post
 from .proxy_env import QUIET, ProxyEnv, open_proxy_env
 from .record import Record
 from .test_lost_workers import metric
-from .worker import SSE_HEAD, Call, event
+from .worker import SSE_HEAD, Call, chunk, event
 
 HEAD = (
     b"HTTP/1.1 %d OK\r\ndate: Mon, 30 Nov 2026 01:16:47 GMT\r\ncontent-length: %d\r\nserver: uvicorn\r\n"
@@ -67,7 +69,7 @@ SPLICED = (b"\r\n", b"\n", b"\r", b"\r\n ", b"a", b"0", b"1", b",", b"\0", b"\xf
 def changed(data: bytes, dice: random.Random) -> bytes:
     """Return the bytes with a few of them removed, replaced, added, or sent twice."""
     for _ in range(dice.randrange(1, 3)):
-        at = dice.randrange(len(data))
+        at = dice.randrange(len(data) or 1)
         size = dice.choice((0, 1, 1, 2, 5))
         data = data[:at] + dice.choice((b"", *SPLICED)) + data[at + size :]
     return data + data if dice.random() < 0.02 else data
@@ -92,6 +94,84 @@ def test_what_passes_unparsed_is_one_whole_answer_to_llhttp_too(seed: int) -> No
         assert data[: known.line_size].endswith(b"\r\n")
     assert taken > 100
     assert refused > 1000
+
+
+STREAM = (
+    b"HTTP/1.1 200 OK\r\ndate: Mon, 30 Nov 2026 01:16:47 GMT\r\nserver: uvicorn\r\nx-request-id: chatcmpl-1\r\n"
+    b"content-type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+EVENTS = [b"", *(chunk(b"data: ".ljust(size, b"x") + b"\n\n") for size in (0, 7, 8, 13, 14, 300, 4094))]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_begins_a_stream_unparsed_is_a_head_and_an_event_to_llhttp_too(seed: int) -> None:
+    dice = random.Random(seed)
+    known = known_stream(STREAM)
+    assert known is not None
+    taken = refused = 0
+    for _ in range(5000):
+        data = STREAM + dice.choice(EVENTS)
+        if dice.random() < 0.9:
+            data = changed(data, dice)
+        size = known.head_size(data)
+        if not size:
+            refused += 1
+            continue
+        taken += 1
+        seen, head = Llhttp(data), Llhttp(STREAM)
+        assert (seen.begun, seen.whole, seen.status) == (1, False, 200)
+        assert [name for name, _ in seen.headers] == [name for name, _ in head.headers]
+        assert data[:size].endswith(b"\r\n\r\n")
+        assert Llhttp(data[:size]).headers == seen.headers
+        assert seen.bodies == (len(data[size:].partition(b"\r\n")[2]) - 2 if len(data) > size else 0)
+        assert data[: known.line_size].endswith(b"\r\n")
+        ended = Llhttp(data + b"0\r\n\r\n")
+        assert (ended.begun, ended.whole, ended.keeps_alive) == (1, True, True)
+    assert taken > 500
+    assert refused > 1000
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_ends_a_stream_unparsed_is_its_end_to_llhttp_too(seed: int) -> None:
+    dice = random.Random(seed)
+    taken = refused = 0
+    for _ in range(5000):
+        data = dice.choice(EVENTS) + b"0\r\n\r\n"
+        if dice.random() < 0.9:
+            data = changed(data, dice)
+        if not is_last(data):
+            refused += 1
+            continue
+        taken += 1
+        seen = Llhttp(STREAM + data)
+        assert (seen.begun, seen.whole, seen.keeps_alive) == (1, True, True)
+    assert taken > 400
+    assert refused > 1000
+
+
+NO_STREAMS = {
+    "a whole answer": answer(),
+    "lines": STREAM.replace(b"text/event-stream", b"application/x-ndjson"),
+    "an error": STREAM.replace(b"200", b"400"),
+    "no chunks": STREAM.replace(b"Transfer-Encoding: chunked", b"x-a: b"),
+    "a coding": STREAM.replace(b"chunked", b"gzip, chunked"),
+    "chunks twice": STREAM.replace(b"server: uvicorn", b"transfer-encoding: chunked"),
+    "a length": STREAM.replace(b"server: uvicorn", b"content-length: 5"),
+    "compressed": STREAM.replace(b"server: uvicorn", b"content-encoding: gzip"),
+    "an upgrade": STREAM.replace(b"server: uvicorn", b"upgrade: h2c"),
+    "trailers": STREAM.replace(b"server: uvicorn", b"trailer: x"),
+    "a folded line": STREAM.replace(b"GMT\r\n", b"GMT\r\n ,\r\n"),
+    "an id with a quote": STREAM.replace(b"chatcmpl-1", b'"1"'),
+    "a long head": STREAM.replace(b"uvicorn", b"u" * 3000),
+    "half a head": STREAM[:-2],
+    "no head": b"",
+    "HTTP/1.0": STREAM.replace(b"HTTP/1.1", b"HTTP/1.0"),
+}
+
+
+@pytest.mark.parametrize("head", NO_STREAMS.values(), ids=NO_STREAMS.keys())
+def test_an_unusual_head_of_a_stream_is_not_kept(head: bytes) -> None:
+    assert known_stream(head) is None
 
 
 @pytest.mark.parametrize("date", [b"Tue, 01 Dec 2026 23:59:59 GMT", b"x"])
@@ -188,6 +268,41 @@ async def test_a_new_connection_knows_what_another_one_has_learned(proxy_env: Pr
     for client in clients:
         assert (await client.reply()).raw == answer()
     assert parsed == [answer()]
+
+
+async def test_of_equal_streams_only_the_first_and_what_is_no_event_is_parsed(
+    proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[bytes] = []
+    parse = upstream.Upstream._parse
+
+    def noted(self: upstream.Upstream, data: bytes) -> bool:
+        fed.append(data)
+        return parse(self, data)
+
+    monkeypatch.setattr(upstream.Upstream, "_parse", noted)
+    one, odd, last = event("a"), event("b") + event("c"), b"0\r\n\r\n"
+    streams = [
+        [SSE_HEAD, one, one, last],
+        [SSE_HEAD, one, one, last],
+        [SSE_HEAD + one, one, one + last],
+        [SSE_HEAD, one, odd, one, last],
+        [SSE_HEAD, last],
+        [SSE_HEAD + one, last],
+    ]
+    left = iter(streams)
+
+    async def answer_next(call: Call) -> None:
+        for piece in next(left):
+            await call.send(piece)
+            await trio.testing.wait_all_tasks_blocked()
+
+    proxy_env.alpha.answer = answer_next
+    client = await proxy_env.connect()
+    for stream in streams:
+        assert (await client.ask(post(chat(stream=True)))).raw == b"".join(stream)
+    assert fed == [SSE_HEAD, one, last, odd, last]
+    assert proxy_env.alpha.connections == 1
 
 
 async def test_heads_that_differ_each_time_are_not_learned_for_ever(

@@ -58,8 +58,15 @@ async def http_client(proxy_env: ProxyEnv) -> HttpClient:
     return await proxy_env.connect()
 
 
-@pytest.fixture
-async def hand(proxy_env: ProxyEnv, http_client: HttpClient) -> Hand:
+@pytest.fixture(params=["a new head", "a known head"])
+async def hand(proxy_env: ProxyEnv, http_client: HttpClient, request: pytest.FixtureRequest) -> Hand:
+    if request.param == "a known head":
+
+        async def answer(call: Call) -> None:
+            await call.send(SSE_HEAD + END)
+
+        proxy_env.alpha.answer = answer
+        await http_client.ask(post(chat(stream=True)))
     hand = Hand(proxy_env, http_client)
     await http_client.send(post(chat(stream=True)))
     await http_client.until(SSE_HEAD)
@@ -97,8 +104,13 @@ async def test_what_is_not_quite_one_event_passes_too(hand: Hand, http_client: H
 
 @pytest.mark.parametrize(
     "piece",
-    [b"zz\r\ndata: 12345678\n\n\r\n", b"+10\r\ndata: 12345678\n\n\r\n", b"data: 12345678\n\n\r\n"],
-    ids=["no figure", "a sign", "no size"],
+    [
+        b"zz\r\ndata: 12345678\n\n\r\n",
+        b"+10\r\ndata: 12345678\n\n\r\n",
+        b"data: 12345678\n\n\r\n",
+        b"\0f\r\ndata: 1234567\n\n\r\n",
+    ],
+    ids=["no figure", "a sign", "no size", "a length that no chunk has"],
 )
 async def test_what_is_no_chunk_is_found_out_behind_events(hand: Hand, http_client: HttpClient, piece: bytes) -> None:
     await hand.gives(sized(20))

@@ -1,26 +1,30 @@
-"""Whole responses whose head was parsed before: what `muxd.http.known_heads` does for requests.
+"""Responses whose head was parsed before: what `muxd.http.known_heads` does for requests.
 
 A worker writes the same head before each of its responses, but for the figure of Content-Length, the date, and perhaps
 an id.  What llhttp made of such a head is kept with the bytes around these *gaps*.  A response that came whole in one
 read, with the same bytes around them, and as many bytes of body behind as the figure says, is what llhttp would make of
-it.  Anything else goes to llhttp.
+it; and so is the head of a stream, with nothing behind or one whole event.  Anything else goes to llhttp.
 
-Kept is only a head of HTTP/1.1 with one Content-Length, on a connection that stays open, that is no stream's, no server
-error's, and no status's without a body.
+Kept is only a head of HTTP/1.1 on a connection that stays open: one with one Content-Length that is no stream's, no
+server error's, and no status's without a body; or that of a stream of events in chunks, not compressed.
 """
 
 import re
+from contextlib import suppress
 
 from httptools import HttpParserError, HttpResponseParser
 
 from muxd.http.known_heads import LONGEST_KNOWN, TRACES, UNUSUAL, around
 from muxd.http.request import Headers
 
-from .stream_formats import kind_of
+from .single_events import is_event
+from .stream_formats import EVENTS, kind_of
 
-_LENGTH, _DATE = b"content-length", b"date"
+_LENGTH, _DATE, _TRANSFER = b"content-length", b"date", b"transfer-encoding"
 _VARYING = frozenset((_LENGTH, _DATE, *TRACES))
+_ENCODING = b"content-encoding"
 _WITHOUT_BODY = frozenset((204, 304))
+_NO_STREAMS = (UNUSUAL - {_TRANSFER}) | {_LENGTH, _ENCODING}  # headers that the head of a known stream has not
 _FIGURE = rb"([0-9]{1,10}+)"
 _VALUE = rb"[A-Za-z0-9 ,:_./=+-]{1,128}+"  # of a date, or an id
 
@@ -35,10 +39,7 @@ class KnownAnswer:
         self.status = status
         self.is_encoded = is_encoded
         self.line_size = pieces[0].index(b"\r\n") + 2
-        parts = [re.escape(pieces[0])]
-        for gap, following in zip(gaps, pieces[1:], strict=True):
-            parts += (gap, re.escape(following))
-        self._match = re.compile(b"".join(parts)).match
+        self._match = _pattern(pieces, gaps).match
 
     def begins(self, data: bytes) -> bool:
         """Return whether `data` is one whole response with this head."""
@@ -46,36 +47,77 @@ class KnownAnswer:
         return found is not None and found.end() + int(found[1]) == len(data)
 
 
+class KnownStream:
+    """The head of a stream of events, with the size of its status line."""
+
+    __slots__ = ("_match", "line_size")
+
+    def __init__(self, pieces: tuple[bytes, ...], gaps: list[bytes]) -> None:
+        """Take the bytes around the gaps, and the pattern of each gap."""
+        self.line_size = pieces[0].index(b"\r\n") + 2
+        self._match = _pattern(pieces, gaps).match
+
+    def head_size(self, data: bytes) -> int:
+        """Return the size of this head where `data` begins with it, and with nothing or one event behind; else 0."""
+        found = self._match(data)
+        if found is None:
+            return 0
+        size = found.end()
+        return size if len(data) == size or is_event(data, size) else 0
+
+
 def known_answer(data: bytes) -> KnownAnswer | None:
     """Return what is kept of the head of the one whole response in `data`; None where nothing is."""
-    size = data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4
-    head = data[:size]
-    seen = _Seen()
-    parser = HttpResponseParser(seen)
-    try:
-        parser.feed_data(head)
-    except HttpParserError:
+    head = data[: data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4]
+    seen = _Seen(head)
+    is_usual = 200 <= seen.status < 500 and seen.status not in _WITHOUT_BODY and kind_of(head.lower()) is None
+    if not is_usual or seen.names.count(_LENGTH) != 1 or not UNUSUAL.isdisjoint(seen.names):
         return None
-    status, names = parser.get_status_code(), [name.lower() for name, _ in seen.headers]
-    is_usual = size >= 4 and 200 <= status < 500 and status not in _WITHOUT_BODY and head.startswith(b"HTTP/1.1 ")
-    if not is_usual or names.count(_LENGTH) != 1 or not UNUSUAL.isdisjoint(names) or kind_of(head.lower()) is not None:
+    found = seen.around_gaps(head)
+    return None if found is None else KnownAnswer(seen.status, *found, is_encoded=_ENCODING in seen.names)
+
+
+def known_stream(head: bytes) -> KnownStream | None:
+    """Return what is kept of the head of a stream, which was whole; None where nothing is."""
+    seen = _Seen(head if len(head) <= LONGEST_KNOWN else b"")
+    if seen.status != 200 or kind_of(head.lower()) is not EVENTS or not _NO_STREAMS.isdisjoint(seen.names):
         return None
-    indices = [index for index, name in enumerate(names) if name in _VARYING]
-    pieces = around(seen.headers, indices, head, _is_usual)
-    if pieces is None:
+    if [value for name, value in seen.headers if name.lower() == _TRANSFER] != [b"chunked"]:
         return None
-    gaps = [_FIGURE if names[index] == _LENGTH else _VALUE for index in indices]
-    return KnownAnswer(status, pieces, gaps, is_encoded=b"content-encoding" in names)
+    found = seen.around_gaps(head)
+    return None if found is None else KnownStream(*found)
 
 
 class _Seen:
-    """What llhttp tells of a response's head."""
+    """What llhttp makes of a response's head: a status of 0 where it is none of HTTP/1.1."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: bytes) -> None:
         self.headers: Headers = []
+        self.status = 0
+        parser = HttpResponseParser(self)
+        with suppress(HttpParserError):
+            parser.feed_data(head)
+            if head.startswith(b"HTTP/1.1 ") and head.endswith(b"\r\n\r\n"):
+                self.status = parser.get_status_code()
+        self.names = [name.lower() for name, _ in self.headers]
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name, value))
+
+    def around_gaps(self, head: bytes) -> tuple[tuple[bytes, ...], list[bytes]] | None:
+        """Return the bytes around the gaps, and each gap's pattern; None where a gap is not written as usual."""
+        indices = [index for index, name in enumerate(self.names) if name in _VARYING]
+        pieces = around(self.headers, indices, head, _is_usual)
+        if pieces is None:
+            return None
+        return pieces, [_FIGURE if self.names[index] == _LENGTH else _VALUE for index in indices]
+
+
+def _pattern(pieces: tuple[bytes, ...], gaps: list[bytes]) -> re.Pattern[bytes]:
+    parts = [re.escape(pieces[0])]
+    for gap, following in zip(gaps, pieces[1:], strict=True):
+        parts += (gap, re.escape(following))
+    return re.compile(b"".join(parts))
 
 
 def _is_usual(name: bytes, value: bytes) -> bool:

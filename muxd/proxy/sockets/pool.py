@@ -4,7 +4,7 @@ import socket
 from errno import EINPROGRESS
 from urllib.parse import urlsplit
 
-from .known_answers import KnownAnswer, known_answer
+from .known_answers import KnownAnswer, KnownStream, known_answer, known_stream
 from .reactor import Reactor
 from .upstream import Upstream
 
@@ -12,7 +12,7 @@ _MOST_STRANGE = 64  # answers without a known head, after which none is looked f
 
 
 class Pool:
-    """The idle connections to one worker, and the head of its last whole answer that had none known.
+    """The idle connections to one worker, and the heads of its last whole answer and stream that had none known.
 
     Of `idle` the one used last is to be taken, so that surplus connections run into the worker's idle timeout.
     """
@@ -29,7 +29,8 @@ class Pool:
         self._most_idle = most_idle
         self._open = True
         self.known_answer: KnownAnswer | None = None
-        self._strange = 0  # answers that had no known head
+        self.known_stream: KnownStream | None = None
+        self._strange = self._strange_streams = 0  # answers, and streams, that had no known head
 
     def __len__(self) -> int:
         return len(self.idle)
@@ -58,6 +59,13 @@ class Pool:
         if self._strange < _MOST_STRANGE:
             self._strange += 1
             self.known_answer = known_answer(data)
+
+    def learn_stream(self, head: bytes) -> None:
+        """Keep the head of a stream likewise, unless one that began at the same time has brought it already."""
+        known = self.known_stream
+        if self._strange_streams < _MOST_STRANGE and (known is None or not known.head_size(head)):
+            self._strange_streams += 1
+            self.known_stream = known_stream(head)
 
     def discard(self, upstream: Upstream) -> None:
         self.idle.pop(upstream, None)
