@@ -69,9 +69,12 @@ async def test_a_shim_that_could_not_be_watched_is_not_left_running(world, monke
     assert (await world.spawn(world.sh("exit 4")).wait()).status == 4
 
 
-async def test_a_run_directory_that_is_gone_is_named(tmp_path, world):
-    with pytest.raises(CannotSpawn, match=r"cannot start qwen: .*/gone/qwen.lock: no such file or directory"):
-        Children(tmp_path / "gone").spawn(world.sh("exit 0"))
+async def test_a_run_directory_that_was_removed_is_made_again_and_one_that_cannot_be_is_named(tmp_path, world):
+    world.run_dir.rmdir()
+    assert (await world.spawn(world.sh("exit 4")).wait()).status == 4
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotSpawn, match=r"cannot start qwen: .*/file/run: not a directory"):
+        Children(tmp_path / "file" / "run").spawn(world.sh("exit 0"))
 
 
 async def test_a_shim_that_cannot_start_says_why(world, monkeypatch, tmp_path):

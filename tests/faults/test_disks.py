@@ -3,8 +3,8 @@
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -120,18 +120,18 @@ def test_without_a_disk_for_its_log_a_model_answers_and_what_is_lost_is_counted(
     assert max(sizes) <= (1 << 20) + (1 << 17)
 
 
-@pytest.mark.parametrize("name", ["logs", "state"])
+@pytest.mark.parametrize("name", ["logs", "state/state.json", "state/children"])
 def test_a_folder_that_is_removed_under_it_costs_no_request(start: Callable[..., Muxd], name: str) -> None:
     muxd = start(two_models())
-    texts = {model: muxd.ask(model) for model in ("alpha", "beta")}
+    texts = {model: muxd.ask(model) for model in NAMES}
+    removed = muxd.folder / name
     with judged(muxd):
-        if name == "logs":
-            shutil.rmtree(muxd.folder / "logs")
-        else:
-            os.remove(muxd.folder / "state" / "state.json")
+        shutil.rmtree(removed) if removed.is_dir() else removed.unlink()
         for model in ("alpha", "beta", "alpha"):
             assert muxd.ask(model) == texts[model]
-    assert any(Path(muxd.folder / name).iterdir())
+        os.kill(muxd.status("alpha")["pid"], signal.SIGKILL)
+        assert muxd.ask("alpha") == texts["alpha"], "it is started again"
+    assert removed.exists()
 
 
 def test_a_flood_in_the_log_delays_nobody_and_keeps_to_its_bound(start: Callable[..., Muxd]) -> None:
