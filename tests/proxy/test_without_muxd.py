@@ -1,8 +1,10 @@
 """muxd is away or dies: held leases go on, who waits waits for its successor, and what is told where none comes."""
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,6 +13,15 @@ from .http_client import chat, get, post
 from .proxy_env import ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .worker import OK, answer_when_released
+
+
+@asynccontextmanager
+async def mortal_muxd(tmp_path: Path, **options: Any) -> AsyncIterator[tuple[ProxyEnv, AsyncExitStack]]:
+    """A proxy that is connected to a muxd, and the stack whose end is that muxd's."""
+    async with open_proxy_env(tmp_path, muxd_up=False, **options) as proxy_env, AsyncExitStack() as life:
+        await life.enter_async_context(proxy_env.muxd.running())
+        await _health(proxy_env, "connected")
+        yield proxy_env, life
 
 
 async def test_who_asks_a_proxy_that_was_started_before_muxd_waits_for_muxd(tmp_path: Path) -> None:
@@ -34,9 +45,7 @@ async def test_when_muxd_dies_held_leases_go_on_and_who_waits_is_told_where_none
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("muxd.proxy.lease._RESTART", 0.3)
-    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
-        await life.enter_async_context(proxy_env.muxd.running())
-        await _health(proxy_env, "connected")
+    async with mortal_muxd(tmp_path) as (proxy_env, life):
         await proxy_env.ask(post(chat()))
         waiting = await proxy_env.connect()
         await waiting.send(post(chat("beta")))
@@ -56,12 +65,7 @@ async def test_when_muxd_dies_held_leases_go_on_and_who_waits_is_told_where_none
 
 
 async def test_when_muxd_dies_who_waits_for_a_place_at_a_worker_that_lives_gets_it(tmp_path: Path) -> None:
-    async with (
-        open_proxy_env(tmp_path, muxd_up=False, model={"concurrency_limit": 1}) as proxy_env,
-        AsyncExitStack() as life,
-    ):
-        await life.enter_async_context(proxy_env.muxd.running())
-        await _health(proxy_env, "connected")
+    async with mortal_muxd(tmp_path, model={"concurrency_limit": 1}) as (proxy_env, life):
         proxy_env.alpha.answer = answer_when_released
         first, second = await proxy_env.connect(), await proxy_env.connect()
         for http_client in (first, second):
@@ -75,9 +79,7 @@ async def test_when_muxd_dies_who_waits_for_a_place_at_a_worker_that_lives_gets_
 
 
 async def test_when_muxd_dies_while_a_lease_drains_the_drain_goes_on(tmp_path: Path) -> None:
-    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
-        await life.enter_async_context(proxy_env.muxd.running())
-        await _health(proxy_env, "connected")
+    async with mortal_muxd(tmp_path) as (proxy_env, life):
         proxy_env.alpha.answer = answer_when_released
         http_client = await proxy_env.connect()
         await http_client.send(post(chat()))
@@ -91,9 +93,7 @@ async def test_when_muxd_dies_while_a_lease_drains_the_drain_goes_on(tmp_path: P
 
 
 async def test_a_lease_goes_on_at_the_next_muxd_where_that_has_taken_its_worker_over(tmp_path: Path) -> None:
-    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
-        await life.enter_async_context(proxy_env.muxd.running())
-        await _health(proxy_env, "connected")
+    async with mortal_muxd(tmp_path) as (proxy_env, life):
         proxy_env.alpha.answer = answer_when_released
         first, second = await proxy_env.connect(), await proxy_env.connect()
         await first.send(post(chat()))
@@ -115,9 +115,7 @@ async def test_a_lease_goes_on_at_the_next_muxd_where_that_has_taken_its_worker_
 
 
 async def test_what_was_revoked_under_a_muxd_that_died_is_admitted_again_under_the_next(tmp_path: Path) -> None:
-    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
-        await life.enter_async_context(proxy_env.muxd.running())
-        await _health(proxy_env, "connected")
+    async with mortal_muxd(tmp_path) as (proxy_env, life):
         proxy_env.alpha.answer = answer_when_released
         first, second = await proxy_env.connect(), await proxy_env.connect()
         await first.send(post(chat()))
@@ -135,9 +133,7 @@ async def test_what_was_revoked_under_a_muxd_that_died_is_admitted_again_under_t
 
 
 async def test_who_waited_when_muxd_died_goes_on_waiting_for_its_successor(tmp_path: Path) -> None:
-    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
-        await life.enter_async_context(proxy_env.muxd.running())
-        await _health(proxy_env, "connected")
+    async with mortal_muxd(tmp_path) as (proxy_env, life):
         waiting = await proxy_env.connect()
         await waiting.send(post(chat("beta")))
         await proxy_env.lease()
