@@ -3,16 +3,12 @@
 import pytest
 
 from muxd.core.commands import (
-    FailLease,
-    FailOrder,
-    FailSwitch,
     FinishOrder,
     GrantLease,
     RevokeLease,
     SleepWorker,
     StartWorker,
     StopWorker,
-    WakeWorker,
 )
 from muxd.core.events import (
     DemandReported,
@@ -21,39 +17,16 @@ from muxd.core.events import (
     LeaseEnded,
     OrderGiven,
     Started,
-    SwitchAsked,
     Verb,
-    WeightsSeen,
     WorkerAsleep,
     WorkerExited,
     WorkerReady,
 )
 from muxd.core.progress import next_step, progress_of
-from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
+from .one_card import CARD, awake, on_one_card, sized
 from .playbook import Playbook, single
-
-CARD = 80  # "bytes"
-
-
-def sized(name: str, share: int, **more) -> GroupSpec:
-    return single(name, share=share, **more)
-
-
-def on_one_card(*specs: GroupSpec) -> Playbook:
-    return Playbook(*specs, keep_turns=False) >> GpusMeasured(0, {"0": CARD})
-
-
-def awake(book: Playbook, *names: str) -> Playbook:
-    """Each of them is loaded and idle, with a lease of the number of its place."""
-    for lease, name in enumerate(names, start=1):
-        book = (
-            book >> LeaseAsked(lease, lease, name) << StartWorker(name)
-            >> WorkerReady(lease + 0.5, name, f"http://{name}") << GrantLease(lease, f"http://{name}", 1)
-            >> DemandReported(lease + 0.6, lease, 0, ())
-        )  # fmt: skip
-    return book
 
 
 def test_what_fits_beside_an_awake_model_is_loaded_beside_it():
@@ -219,70 +192,6 @@ def test_one_that_waits_for_another_ones_load_says_so():
     assert said == "waits until b has come: one at a time comes to a GPU"
 
 
-# Strangers: others than muxd have memory of the GPU
-
-STRANGER = "30.0 GiB held by python3 (pid 4711), not muxd's"
-NO_ROOM = (
-    "cannot be loaded now: it needs 0.0 GiB of GPU 0, which has 0.0 GiB for it: "
-    "30.0 GiB held by python3 (pid 4711), not muxd's; end that, or wait"
-)
-
-
-def crowded(time: float, left: int = 50) -> GpusMeasured:
-    return GpusMeasured(time, {"0": CARD}, strangers={"0": STRANGER}, left={"0": left})
-
-
-def test_what_strangers_leave_too_little_for_is_refused_with_their_names_and_nobody_leaves_in_vain():
-    book = awake(on_one_card(sized("a", 40), sized("b", 60)), "a") >> crowded(5)
-    assert book >> LeaseAsked(9, 3, "b") << FailLease(3, "gpu_memory_taken", f"model b {NO_ROOM}", 30.0)
-    assert book.state("a") is WorkerState.READY
-
-
-def test_what_strangers_hold_is_not_promised_again():
-    book = awake(on_one_card(sized("a", 30), sized("b", 30)), "a") >> crowded(5)
-    assert book >> LeaseAsked(9, 3, "b") << RevokeLease(1, "switch", "a gives way to b", 309)
-
-
-def test_once_the_stranger_has_left_the_model_is_loaded_as_ever():
-    book = awake(on_one_card(sized("a", 20), sized("b", 60)), "a") >> crowded(5)
-    book = book >> LeaseAsked(6, 3, "b") << FailLease(3, "gpu_memory_taken", f"model b {NO_ROOM}", 30.0)
-    assert book >> GpusMeasured(7, {"0": CARD}) >> LeaseAsked(8, 4, "b") << StartWorker("b")
-
-
-def test_a_preload_waits_until_the_stranger_has_left():
-    book = Playbook(sized("a", 60, preload=True), keep_turns=False) >> crowded(0) >> Started(0)
-    scheduler = book.scheduler
-    assert next_step(scheduler.host, scheduler.switching, scheduler.idling, book.group("a"), 1) == NO_ROOM
-    assert book >> GpusMeasured(5, {"0": CARD}) << StartWorker("a")
-
-
-def test_a_wait_ends_when_a_stranger_comes_first():
-    book = awake(on_one_card(sized("a", 40), sized("b", 60)), "a") >> DemandReported(5, 1, 3, ())
-    assert (
-        book >> LeaseAsked(6, 3, "b")
-        >> crowded(7) << FailLease(3, "gpu_memory_taken", f"model b {NO_ROOM}", 30.0)
-    )  # fmt: skip
-
-
-def test_an_ordered_start_and_a_switch_are_refused_for_a_stranger():
-    book = on_one_card(sized("b", 60)) >> crowded(5)
-    assert (
-        book
-        >> OrderGiven(6, 1, "b", Verb.START) << FailOrder(1, "gpu_memory_taken", f"model b {NO_ROOM}")
-        >> SwitchAsked(7, 2, "b") << FailSwitch(2, "gpu_memory_taken", f"model b {NO_ROOM}")
-    )  # fmt: skip
-
-
-def test_one_that_crashed_and_has_no_room_any_more_rests():
-    book = awake(on_one_card(sized("b", 60)), "b") >> LeaseEnded(3, 1) >> crowded(5)
-    book = book >> WorkerExited(6, "b", reason="exited with status 1")
-    assert book.state("b") is WorkerState.UNLOADED
-
-
-def test_a_model_of_unknown_size_takes_what_strangers_leave():
-    assert on_one_card(single("a")) >> crowded(5) >> LeaseAsked(6, 1, "a") << StartWorker("a")
-
-
 def measured(book: Playbook, name: str, start: float) -> Playbook:
     book.worker(name).cost(WorkerState.STARTING).learn(start)
     return book
@@ -308,95 +217,3 @@ def test_a_drained_one_whose_ordered_sleep_waits_for_another_ones_load_says_so()
     assert said() == "finishes 0 requests, for at most 299s"
     book = book >> LeaseEnded(7.1, 1)
     assert said() == "waits until c has its memory: one at a time changes on a GPU"
-
-
-def measured_awake(*sizes: int | None) -> Playbook:
-    """Models a, b and c without sizes: each was loaded alone, was measured to have so much, and left for the next."""
-    names = "abc"[: len(sizes)]
-    book = on_one_card(*map(single, names))
-    for number, name in enumerate(names):
-        at = 10.0 * number
-        book = book >> LeaseAsked(at + 1, number, name)
-        if number:
-            before = names[number - 1]
-            book = book << SleepWorker(before, 2) >> WorkerAsleep(at + 2, before, 0, sizes[number - 1])
-        book = (
-            book << StartWorker(name)
-            >> WorkerReady(at + 3, name, f"http://{name}") << GrantLease(number, f"http://{name}", 1)
-            >> LeaseEnded(at + 4, number)
-        )  # fmt: skip
-    return book
-
-
-def test_a_model_without_sizes_wakes_beside_another_one_where_both_were_measured_to_fit():
-    book = measured_awake(30, 40) >> LeaseAsked(50, 9, "a") << SleepWorker("b", 2)  # b has served, and never slept
-    book = book >> WorkerAsleep(51, "b", 0, 40) << WakeWorker("a")
-    assert (
-        book >> WorkerReady(52, "a", "http://a") << GrantLease(9, "http://a", 2)
-        >> LeaseAsked(53, 10, "b") << WakeWorker("b")
-    )  # fmt: skip
-
-
-def settled(*sizes: int | None) -> Playbook:
-    """The same, and the last one has slept, too."""
-    book = measured_awake(*sizes)
-    last = "abc"[len(sizes) - 1]
-    book = book >> OrderGiven(40, 99, last, Verb.SLEEP) << SleepWorker(last, 2)
-    return book >> WorkerAsleep(41, last, 0, sizes[-1]) << FinishOrder(99, WorkerState.ASLEEP)
-
-
-def woken(book: Playbook, time: float, lease: int, name: str) -> Playbook:
-    book = book >> LeaseAsked(time, lease, name) << WakeWorker(name)
-    return book >> WorkerReady(time + 1, name, f"http://{name}") << GrantLease(lease, f"http://{name}", 2)
-
-
-def test_a_model_without_sizes_whose_process_was_not_measured_wakes_alone():
-    book = woken(settled(None, 40), 50, 8, "b") >> LeaseEnded(52, 8)
-    assert book >> LeaseAsked(53, 9, "a") << SleepWorker("b", 2)
-
-
-def test_what_was_measured_to_be_too_much_for_two_is_awake_alone():
-    book = woken(settled(50, 40), 50, 8, "b") >> LeaseEnded(52, 8)
-    assert book >> LeaseAsked(53, 9, "a") << SleepWorker("b", 2)
-
-
-def test_of_those_without_sizes_only_as_many_leave_as_must():
-    book = woken(woken(settled(40, 30, 20), 50, 8, "b"), 60, 9, "c") >> LeaseEnded(62, 8) >> LeaseEnded(63, 9)
-    book = book >> LeaseAsked(70, 10, "a")
-    (sleep,) = book.pending
-    assert isinstance(sleep, SleepWorker), "one of the two is enough"
-
-
-def test_a_new_process_of_a_model_without_sizes_has_the_gpu_to_itself_again():
-    book = woken(settled(30, 40), 50, 8, "b") >> LeaseEnded(52, 8) >> WorkerExited(53, "a")
-    assert book >> LeaseAsked(54, 9, "a") << SleepWorker("b", 2)
-
-
-def test_the_most_that_was_measured_counts():
-    book = woken(settled(45, 20), 50, 8, "a") >> LeaseEnded(52, 8)
-    book = book >> OrderGiven(53, 99, "a", Verb.SLEEP) << SleepWorker("a", 2) >> WorkerAsleep(54, "a", 0, 30)
-    assert book << FinishOrder(99, WorkerState.ASLEEP)
-    assert book.worker("a").share == 45
-
-
-def test_a_process_that_was_measured_to_have_more_than_workers_may_have_wakes_all_the_same():
-    assert measured_awake(90, 40) >> LeaseAsked(50, 9, "a") << SleepWorker("b", 2)
-    book = settled(60, 20) >> GpusMeasured(50, {"0": 50}) >> LeaseAsked(51, 9, "a") << WakeWorker("a")
-    assert book
-
-
-def test_a_process_whose_memory_strangers_have_taken_is_ended_and_a_new_one_takes_what_it_finds():
-    book = measured_awake(70, 40) >> GpusMeasured(40, {"0": CARD}, strangers={"0": STRANGER}, left={"0": 60})
-    assert (
-        book >> LeaseAsked(50, 9, "a") << StopWorker("a", kill=True)
-        >> WorkerExited(51, "a") << SleepWorker("b", 2)
-        >> WorkerAsleep(52, "b", 0, 40) << StartWorker("a")
-    )  # fmt: skip
-
-
-def test_weights_that_strangers_leave_too_little_for_are_refused_as_sizes_are():
-    book = Playbook(single("a")) >> WeightsSeen(0, {"a": 60}) >> crowded(1)
-    book = book >> LeaseAsked(2, 1, "a")
-    (failed,) = book.pending
-    assert isinstance(failed, FailLease)
-    assert failed.code == "gpu_memory_taken"
