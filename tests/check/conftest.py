@@ -68,3 +68,11 @@ def told(report, interpreter):
         return [(mark, text) for mark, subject, text in lines if subject == "a"]
 
     return told
+
+
+A = "[models.a]\nmodel_path = 'Qwen/Qwen3-14B'\n"
+
+
+def of(lines, *subjects):
+    """The lines of a report that are about one of these."""
+    return [line for line in lines if line[1] in subjects]
