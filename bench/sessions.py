@@ -3,9 +3,15 @@
     python bench/sessions.py [--quick] [--models N] [--proxies N] [--clients N]
 
 One simulated model is ready and granted to every proxy; all others wait for it.  Each proxy reports twenty times a
-second, as often as it does at most: the demand of all its leases in one line, and then that of one lease.  Measured is
-muxd's CPU for one lease's report, by muxd's CPU clock, without what muxd takes when nothing is reported; and a status
-meanwhile.  Nothing may be refused: a lease or a client that is not answered ends the script.
+second, as often as it does at most, and measured is muxd's CPU for one lease's report, by muxd's CPU clock, without
+what muxd takes when nothing is reported:
+
+- all in one line: each proxy tells the demand of all its leases, and muxd decides once, with the last of them;
+- alone: each proxy tells of one lease that waits.  muxd is woken for it, reads the line, takes the demand in, writes it
+  into its journal, and finds when the model may come, which changes nothing for the others.
+
+A run lasts as long as muxd needs for each of its regular tasks once; a status is asked for meanwhile.  Nothing may be
+refused: a lease or a client that is not answered ends the script.
 """
 
 import argparse
@@ -14,6 +20,7 @@ import resource
 import time
 from contextlib import AsyncExitStack
 from itertools import count as count_up
+from statistics import median
 
 import trio
 from figures import Figure, show
@@ -22,10 +29,12 @@ from processes import cpu_seconds
 
 from muxd.client import ControlClient, SessionConnection
 from muxd.protocol import DemandReport, LeaseDemand, LeaseGranted, LeaseWish, WaitingRequests
+from muxd.supervisor.loop import TICK
 
 REPORT_GOAL = 0.15  # ms of muxd's CPU
 NUMBERS = count_up(1)  # of waiting requests: each report has another, so that the last is known when it was taken in
 GAP = 0.05  # seconds between two reports of a proxy, see muxd/proxy/lease
+ROUNDS = round(TICK / GAP)  # reports of each proxy
 ASK = b"GET /v1/version HTTP/1.1\r\nHost: muxd\r\n\r\n"
 
 MODELS = """\
@@ -75,7 +84,7 @@ async def measure(muxd: MuxdProcess, models: int, proxies: int, clients: int, ro
 
 
 def per_report(took: list[float], idle: list[float], reports: int) -> list[float]:
-    return [(each - min(idle)) / reports for each in took]
+    return [(each - median(idle)) / reports for each in took]
 
 
 async def ask_for_all(session: SessionConnection, models: int) -> None:
@@ -109,7 +118,7 @@ async def cpu_ms(
         for session in sessions:
             await session.send([DemandReport(demand[-1:] if alone else demand)])
         await trio.sleep(GAP)
-    while sessions and (await control(muxd).model(f"m{models - 1}"))["waiting"] != count * len(sessions):
+    while (await control(muxd).model(f"m{models - 1}"))["waiting"] != count * len(sessions) and sessions:
         await trio.sleep(GAP)
     return (cpu_seconds(muxd.muxd.pid) - before) * 1000
 
@@ -143,7 +152,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     tables = "\n".join(f"[models.m{number}]" for number in range(models))
     with running_muxd(MODELS.format(models=tables)) as muxd:
-        figures = trio.run(measure, muxd, models, proxies, clients, 4 if options.quick else 20)
+        figures = trio.run(measure, muxd, models, proxies, clients, 4 if options.quick else ROUNDS)
     show(f"{models} models, {proxies} proxies, {clients} other clients", figures)
 
 

@@ -137,10 +137,15 @@ class ResponseWriter:
         if self.early:
             early, self.early = self.early, b""
             return early
-        try:
-            return bytes(await self._stream.receive_some(_READ))
-        except trio.BrokenResourceError:
-            return b""
+        connection = self._stream.socket
+        while True:  # the stream itself tries to read first, which nearly always fails here, and costs as much again
+            await trio.lowlevel.wait_readable(connection)
+            try:
+                return os.read(connection.fileno(), _READ)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return b""
 
     async def write(self, data: bytes) -> None:
         """Send a part of the stream; raise ClientGone."""
