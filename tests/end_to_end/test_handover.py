@@ -150,6 +150,21 @@ def test_it_ends_alone_and_the_next_one_takes_over_what_served_on(muxd: Muxd) ->
     assert pids(muxd) == before
 
 
+@pytest.mark.parametrize("order", ["shutdown --leave-workers", *thorough("upgrade")])
+def test_where_a_crash_would_stop_everything_a_handover_does_not(start: Callable[..., Muxd], order: str) -> None:
+    muxd = start(two_models(), daemon='on_crash = "stop"')
+    muxd.ask("alpha")
+    before = pids(muxd)
+    assert muxd.muxctl(*order.split()).returncode == 0
+    if order != "upgrade":
+        assert muxd.process.wait(30) == 0
+        muxd.start_again()
+    assert pids(muxd) == before
+    muxd.kill()
+    muxd.start_again()
+    assert not {pid for pid in before.values() if pid} & muxd.processes().keys(), "what followed was a crash"
+
+
 @pytest.mark.thorough
 def test_with_another_state_dir_muxd_says_what_was_left_and_how_that_is_ended(muxd: Muxd) -> None:
     before, folder = set(pids(muxd).values()), muxd.folder / "state"
