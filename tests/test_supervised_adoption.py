@@ -11,11 +11,13 @@ import trio
 import trio.testing
 
 from muxd.core.events import Verb
+from muxd.core.spec import Learned
 from muxd.core.worker import PORT_RETRY
 from muxd.errors import HandoverRefused
 from muxd.protocol import LeaseClaim, LeaseGranted, LeaseOver
 from muxd.supervisor import adoption, learned
 from muxd.supervisor.handover import Handover
+from muxd.supervisor.loop import TICK
 
 from .fakes import FakeHost, GiB, a_model, fake_host
 from .one_supervisor import OneSupervisor, one_supervisor, two_models
@@ -77,6 +79,21 @@ async def test_what_serves_and_what_sleeps_is_taken_over_with_all_that_was_measu
             assert (await muxd.switch(name))["type"] == "ready"
         assert len(host.children.all) == 2
         assert host.server("b").calls.count("release") == 2
+
+
+async def test_what_starts_and_wakes_took_is_known_to_the_next_muxd(autojump_clock, tmp_path):
+    seen: list[dict[str, Learned]] = []
+
+    async def look(muxd: OneSupervisor) -> None:
+        for name in ("b", "a", "b", "a"):
+            await muxd.switch(name)
+        await trio.sleep(3 * TICK)
+        seen.append(muxd.supervisor._view.learned())
+
+    async with killed_after(tmp_path, look) as host, next_muxd(host) as muxd:
+        await muxd.until("a", "ready")
+        assert muxd.supervisor._view.learned() == seen[0]
+    assert all({state for state, _ in seen[0][name].seconds} >= {"starting", "waking"} for name in ("a", "b"))
 
 
 async def test_a_ready_worker_counts_as_busy_until_its_proxies_had_the_time_to_come_back(autojump_clock, tmp_path):
