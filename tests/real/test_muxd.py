@@ -99,8 +99,8 @@ def test_a_main_process_killed_while_it_loads_leaves_no_orphan_and_the_request_i
     answer: list[str] = []
     client = threading.Thread(target=lambda: answer.append(muxd.ask(A, max_tokens=24)))
     client.start()
-    before = eventually(lambda: tree if len(tree := muxd.worker("tiny-a")) == 3 else None, "all are there", 60)
-    eventually(lambda: len(noted_leftovers(muxd, "tiny-a")) == 2, "what a kill would leave is noted", 60)
+    before = eventually(lambda: tree if len(tree := muxd.worker("tiny-a")) == 3 else None, "all are there", DEADLINE)
+    eventually(lambda: len(noted_leftovers(muxd, "tiny-a")) == 2, "what a kill would leave is noted", DEADLINE)
     os.kill(before["main_process"], signal.SIGKILL)
     client.join()
     assert answer == [texts[A]]
