@@ -31,6 +31,8 @@ from .workers import has_own_traces
 
 log = logging.getLogger(__name__)
 
+_NOT_CERTAIN = "its shim has ended, or its lock file is not as that wrote it"
+
 _SHIM = b"/muxd/shim/__main__.py\0"
 
 
@@ -57,8 +59,8 @@ def find_left_behind(children: Children, saved: SavedState, config: Config) -> L
         child = None if why else children.adopt(record.child)
         if child is not None:
             workers[model.name] = child
-        elif why:
-            log.info("%s is not taken over from an earlier muxd: %s", model.name, why)
+        else:
+            log.info("%s is not taken over from an earlier muxd: %s", model.name, why or _NOT_CERTAIN)
     if not config.proxy.managed:
         return LeftBehind(workers)
     found = {name: children.adopt(record) for name, record in saved.proxies.items()}

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -78,6 +79,14 @@ def test_what_was_at_rest_is_taken_over(tmp_path):
 )
 def test_what_is_in_doubt_or_was_changed_is_not(tmp_path, facts):
     assert found(SavedState(workers={"a": record(tmp_path, **facts)}), config(tmp_path)) == {}
+
+
+def test_what_is_not_certain_to_be_the_child_of_its_record_is_not_and_that_is_told(tmp_path, caplog):
+    caplog.set_level("INFO")
+    saved = SavedState(workers={"a": record(tmp_path)})
+    shelter = SimpleNamespace(adopt=lambda record: None)
+    assert find_left_behind(shelter, saved, config(tmp_path)).workers == {}  # type: ignore[arg-type]
+    assert "a is not taken over from an earlier muxd: its shim has ended, or its lock file is not as" in caplog.text
 
 
 def test_what_an_operator_stopped_is_not(tmp_path):
