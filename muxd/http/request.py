@@ -34,7 +34,8 @@ class Request(msgspec.Struct, eq=False, gc=False):
     """One complete request.  `headers` are as the client sent them, with case, order and duplicates.
 
     `head_size` is the head's size in bytes where it is over 4 KiB, else 0.  `known` is what is kept of its head, or
-    None.  `is_plain` is the owner's: no header needs a check of its own.  A struct is made in a third of the time.
+    None.  `is_plain` is the owner's: no header needs a check of its own; it is true from the start where that was so of
+    `known` the last time that it was looked through.  A struct is made in a third of the time.
     """
 
     method: str

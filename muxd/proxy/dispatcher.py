@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 _JSON = b"application/json"
 _OFF = (b"off", b"false", b"no", b"none", b"0")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin files with it, and SGLang skips it
+_MARK_BEGINS = _BYTE_ORDER_MARK[:1]
 _MOST_COMPARED = 500  # known names that an unknown one is compared with
 _TLS_TOLD = 60.0  # seconds from one warning of a client that speaks TLS to the next
 _OPEN = frozenset(("/health", "/"))  # GET and HEAD of these paths need no key
@@ -90,13 +91,13 @@ class RequestDispatcher:
         """Return the complete response, or the object that will send it later."""
         known = request.known
         if known is None or known.is_plain_to is not self._heads.rules:
+            request.is_plain = False
             return self._check_and_answer(client, request)
-        request.is_plain = True
         record = self._recorder.begin(request, client.address)
         try:
             api_key = self._key_of(request, record) if self.keyring.by_digest else None
             read = known.read
-            if read is not None and not request.body.startswith(_BYTE_ORDER_MARK):
+            if read is not None and request.body[:1] != _MARK_BEGINS:  # `startswith` takes three times as long
                 asked = read(request)
                 way: Way | None = known.ways.get(asked.model)
                 if way is not None and self._is_open(way, asked):

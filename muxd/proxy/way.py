@@ -80,7 +80,7 @@ class Way:
             known.read = read
             self._sent = {} if known.is_alike else None
 
-    def worker_head(self, request: Request, authority: bytes, id: RequestId, *, plain: bool) -> bytes:
+    def worker_head(self, request: Request, authority: bytes, id: RequestId, plain: bool) -> bytes:
         """Return the request's head for a worker, as `forwarding.worker_head` does."""
         sent = self._sent
         if sent is None or id.drop:

@@ -7,7 +7,7 @@ import pytest
 
 from muxd.config.schema import Key
 from muxd.proxy.proxied_request import ProxiedRequest
-from muxd.proxy.states import REQUEST_MOVES
+from muxd.proxy.states import REQUEST_MOVES, RequestState
 
 from .proxy_env import ProxyEnv, open_proxy_env
 
@@ -24,8 +24,9 @@ def every_move_of_a_request_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold each request of every test here to `states.REQUEST_MOVES`; the proxy itself does not pay for that."""
 
     def moved(request: ProxiedRequest, name: str, value: object) -> None:
-        if name == "state" and value is not request.state:
-            assert value in REQUEST_MOVES[request.state], f"a request: {request.state} -> {value} is no move"
+        if name == "state":
+            before = getattr(request, "state", RequestState.QUEUED)
+            assert value is before or value in REQUEST_MOVES[before], f"a request: {before} -> {value} is no move"
         object.__setattr__(request, name, value)
 
     monkeypatch.setattr(ProxiedRequest, "__setattr__", moved)

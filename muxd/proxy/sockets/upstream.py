@@ -157,12 +157,14 @@ class Upstream(Connection):
         self._first_byte_timeout = inf
 
     def ask(self, asker: ResponseReceiver, head: bytes, body: bytes, first_byte_timeout: float = inf) -> None:
+        """Send a request whose response `asker` receives; nothing is under way on this connection."""
+        reactor = self.reactor
         self.asker = asker
         self._request_size = len(head) + len(body)
-        self._asked_at = self.reactor.now
+        self._asked_at = reactor.now
         if self.connecting or first_byte_timeout != inf:
             self._first_byte_timeout = first_byte_timeout
-            self.deadline = self.reactor.after(CONNECT_TIMEOUT if self.connecting else first_byte_timeout)
+            self.deadline = reactor.after(CONNECT_TIMEOUT if self.connecting else first_byte_timeout)
         if len(body) < _JOIN_BELOW:
             self.send(head + body)
         else:

@@ -108,15 +108,11 @@ class UsageObject(Usage):
 
     @classmethod
     def of_whole(cls, data: bytes) -> Tokens:
-        mark = data.rfind(b'_tokens":', -_REACH)
-        at = data.rfind(b'"usage":', 0, mark) if mark >= 0 else -1
-        if at >= 0:
-            end = data.find(b"}", mark) + 1
-            # One flat object, as mostly; `see` finds any other.
-            if end - at < _LONGEST and data.count(b"{", at, end) == 1:
-                tokens = _counts(data[at + 8 : end])
-                if tokens[0]:
-                    return tokens
+        at = data.rfind(b'"usage":', -_REACH)
+        end = data.find(b"}", at) + 1 if at >= 0 else 0
+        # One flat object, as mostly; `see` finds any other.
+        if end and data.count(b"{", at, end) == 1 and (tokens := _counts(data[at + 8 : end]))[0]:
+            return tokens
         return super().of_whole(data)
 
     def _find_usage(self, data: bytes, mark: int) -> None:
