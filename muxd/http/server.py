@@ -7,6 +7,7 @@ not use this server, which is too slow to relay streams (see muxd/proxy/sockets)
 
 import errno
 import os
+import random
 import socket
 import time
 from collections import deque
@@ -26,6 +27,10 @@ from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, json_response,
 KiB = 1 << 10
 _READ = 64 * KiB
 
+#: A connection may take up to this share longer than its timeouts: a thousand that came together would else be ended
+#: together, 0.15 s in which nobody is answered.
+SPREAD = 0.5
+
 
 class Share(Struct, frozen=True):
     """The most that one peer may have."""
@@ -43,7 +48,7 @@ class Standing(NamedTuple):
 
 
 class ServerLimits(Struct, frozen=True):
-    """What one server allows its clients; sizes in bytes, times in seconds."""
+    """What one server allows its clients; sizes in bytes, times in seconds, see SPREAD."""
 
     max_head: int = 16 * KiB
     max_body: int = 64 * KiB
@@ -199,17 +204,18 @@ class _Connection:
         self._peers = peers
         self._parser = RequestParser(limits.max_head, limits.max_body, limits.upgrades)
         self._requests: deque[Request] = deque()
+        self._stretch = random.uniform(1.0, 1.0 + SPREAD)
 
     async def serve(self) -> None:
         """Answer requests until the client or the server ends the connection."""
-        patience = self._limits.head_timeout
+        patience = self._limits.head_timeout * self._stretch
         try:
             while request := await self._next_request(patience):
                 if delay := max((peer.requests.count() for peer in self._peers), default=0.0):
                     await trio.sleep(delay)
                 if not await self._answer(request):
                     return
-                patience = self._limits.idle_timeout
+                patience = self._limits.idle_timeout * self._stretch
         except MuxdError as error:  # the bytes that arrived are no usable request
             await refuse(self._stream, error, self._limits)
         finally:
@@ -227,7 +233,7 @@ class _Connection:
                     raise parser.broken
                 if parser.mid_message + parser.head_seen > phase:
                     phase = parser.mid_message + parser.head_seen
-                    scope.deadline = trio.current_time() + self._patience(phase)
+                    scope.deadline = trio.current_time() + self._patience(phase) * self._stretch
                 if parser.expects_continue:
                     parser.expects_continue = False
                     await send(self._stream, CONTINUE, self._limits.write_timeout)
