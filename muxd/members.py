@@ -97,6 +97,7 @@ def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
         workers=workers,
         preload=model.preload,
         drain_timeout=model.drain_timeout,
+        switch_timeout=model.switch_timeout,
         pinned=model.pinned,
         replicas=max(model.replicas, model.min_replicas or 0) if model.prefill is None else 0,
         scaling=_scaling(model) if model.is_scaled else None,

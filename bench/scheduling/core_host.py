@@ -47,6 +47,10 @@ from .world import DRAIN_TIMEOUT, Request, World
 #: As `[policy] wait_target` ships.
 WAIT_TARGET = 30.0
 
+#: As `switch_timeout` ships; where a switch takes long it is set to so many switches, as docs/explanation/scheduling.md
+#: says.  Nobody is refused here: what waits longer is answered late.
+SWITCH_TIMEOUT, PATIENCE = 600.0, 20.0
+
 #: The level at which models sleep.
 LEVEL = 1
 
@@ -123,8 +127,15 @@ class CoreHost:
         share = THIRD if self._together and world.workload.awake_together > 1 else WHOLE
         self.lines = {model: Line() for model in models}
         self._answers = dict.fromkeys(models, (0, 0.0))  # how many were given, and in how many seconds together
+        timeout = max(SWITCH_TIMEOUT, PATIENCE * world.cost)
         specs = [
-            GroupSpec(m, (WorkerSpec(m, share=share, sleep_level=LEVEL),), drain_timeout=DRAIN_TIMEOUT) for m in models
+            GroupSpec(
+                m,
+                (WorkerSpec(m, share=share, sleep_level=LEVEL),),
+                drain_timeout=DRAIN_TIMEOUT,
+                switch_timeout=timeout,
+            )
+            for m in models
         ]
         self.scheduler = Scheduler(specs, WAIT_TARGET)
         takes = {

@@ -306,7 +306,8 @@ class Model:
         "10min",
         live=True,
         told=True,
-        doc="How long a request may wait for this model; then it gets a 503.",
+        doc="How long a request may wait for this model; then it gets a 503.  A busy model gives way before that: "
+        "set it to about twenty times what a switch takes, where that is more.",
     )
     call_timeout: float = key(
         duration(0.1),

@@ -415,6 +415,12 @@ class Group:
             return inf
         return policy.fullness(self.in_flight, answers.load)
 
+    @property
+    def until_idle(self) -> float:
+        """Return the `policy.until_idle`; 0 where nobody knows how long its answers take."""
+        answers = self.answers
+        return 0.0 if answers.usual is None else policy.until_idle(answers.load, answers.usual)
+
     def is_quiet(self, now: float) -> bool:
         """Say whether few answers are under way, none of them for long, or none at all: a drain now is not typical."""
         return self.idle or (self.fullness == 0.0 and self.long_since > now)

@@ -57,22 +57,16 @@ class Contender(Candidate):
         self._note_terms()
 
     def _note_terms(self) -> None:
-        self.terms = self.is_batch, self.known, self.cost, self.turn, self.weight
+        self.terms = self.is_batch, self.known, self.cost, self.turn, self.weight, self.timeout
 
 
 class Blockers:
     """Those who must leave before somebody comes, and when they do.
 
     `usual_gap`: of an idle group's clients, as `policy.usual_gap`; None where no idle group is kept for them.
-    `wait_target`: as configured.
     """
 
-    def __init__(
-        self,
-        evictions: Sequence[Eviction],
-        usual_gap: Callable[[Group], float | None] | None = None,
-        wait_target: float = 0.0,
-    ) -> None:
+    def __init__(self, evictions: Sequence[Eviction], usual_gap: Callable[[Group], float | None] | None = None) -> None:
         groups = [each.group for each in evictions]
         ready = [group for group in groups if group.state is WorkerState.READY]
         busy = [group for group in ready if not group.idle]
@@ -82,6 +76,7 @@ class Blockers:
         self._known_drain = max((group.known_drain for group in ready), default=0.0)
         self.known = self._known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
         self.load = max((group.answers.load for group in ready), default=0.0)
+        self.differ = any(group.answers.differ for group in ready)
         self.gives_way = all(
             not g.is_validated and (g.leaves or g.state in (WorkerState.ASLEEP, WorkerState.READY)) for g in groups
         )
@@ -93,9 +88,9 @@ class Blockers:
         ]
         self.have_only_their_turn = all(group.leaves or group in ready for group in groups)  # once somebody is due
         self._busy_since = max((group.since for group in busy), default=-inf)
-        self._wait_target = wait_target
         self._long_since = min((group.long_since for group in busy), default=inf)
         self._full = max((group.fullness for group in busy), default=0.0)
+        self._idle_in = max((group.until_idle for group in busy), default=0.0)
         self.go_by_all_gaps = any(not group.gaps for group in ready if group.idle)  # clients of theirs have none yet
         self._kept = [
             (each.group.idle_since, usual_gap(each.group), each.comeback_cost.seconds)
@@ -112,7 +107,8 @@ class Blockers:
 
     def stretched(self, contender: Contender, wait_target: float) -> float:
         """Return the wait target of a group for which others wait than batch, as it is where they give way to it."""
-        return policy.stretched(wait_target, contender.known + self.known, self.load, contender.weight)
+        overhead = contender.known + self.known
+        return policy.stretched(wait_target, overhead, self.load, contender.weight, differ=self.differ)
 
     def give_way_at(self, contender: Contender, due: float, now: float) -> float:
         """Return when they give way to a group for which requests wait, and is due at `due`; inf for no reason.
@@ -155,10 +151,10 @@ class Blockers:
         """Return when the busy ones among them close for one who is due then, once their turn has ended."""
         at = due if due > turn_ends else turn_ends
         if self._full < 1.0 and not contender.is_batch:
-            quiet = max(policy.quiet_from(contender.since, due, self._full), turn_ends, now)
+            quiet = max(policy.quiet_from(contender.since, due, self._full, self._idle_in), turn_ends, now)
             if quiet < at and quiet < self._long_since:
                 return quiet
-        return at if at < self._long_since else policy.closes_at(at, due, self._long_since, self._wait_target)
+        return at
 
     def kept_until(self, contender: Contender) -> list[float]:
         """Return when each idle one stops waiting for its clients to return."""
@@ -255,7 +251,8 @@ class Rivals:
     def dues(self, turns: float, wait_target: float, batch_max_wait: float) -> list[float]:
         """Return when each of `members` is due, where `turns` is what the turns of all on these GPUs take."""
         blockers = self.blockers
-        given = turns, wait_target, batch_max_wait, blockers.known, blockers.drain, blockers.load, self._width
+        of_blockers = blockers.known, blockers.drain, blockers.load, blockers.differ
+        given = turns, wait_target, batch_max_wait, *of_blockers, self._width
         if self._dues is not None and self._dues[0] == given:
             return self._dues[1]
         ahead: dict[tuple[float, ...], tuple[float, float]] = {}  # by the terms: many have the same
@@ -398,6 +395,7 @@ class Lineup:
             weight=weight_of(group),
             since=group.contends_since,
             is_batch=group.is_batch,
+            timeout=group.spec.switch_timeout,
             cost=0.0,
             turn=0.0,
             group=group,
@@ -411,7 +409,7 @@ class Lineup:
         )
 
     def _blockers(self, evictions: Sequence[Eviction]) -> Blockers:
-        return Blockers(evictions, self._usual_gap if self.keep_turns else None, self.wait_target)
+        return Blockers(evictions, self._usual_gap if self.keep_turns else None)
 
     def _usual_gap(self, group: Group) -> float | None:
         return policy.usual_gap(group.gaps or self._host.leases.gaps)

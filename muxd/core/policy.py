@@ -5,7 +5,8 @@ near to its bound that the drain and the switch just fit, and until its turn has
 least as long as the switch cost, and as its drain takes: shorter turns would spend more
 time switching and draining than serving.  On the way there it gives way once few answers
 are under way, beside what is usual for it: a drain is short then, and keeps few waiting.
-How few is few enough grows with the wait, as in any search for a moment that must end.
+How few is few enough grows with the wait, as in any search for a moment that must end;
+and no such moment is looked for where the model is likely to be idle in time by itself.
 
 One that is idle keeps its turn only for as long as its clients are likely to return
 (`linger`): an agent that sends its next request a second after each answer would
@@ -19,7 +20,7 @@ more that somebody who waits for answers returns.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import ceil, sqrt
+from math import ceil, expm1, inf, sqrt
 from typing import TypeVar
 
 #: How many of the latest gaps between an answer and the next request are remembered: few, so that an agent that has
@@ -47,21 +48,29 @@ PER_RATIO, MOST_STRETCH = 60.0, 10.0
 #: So many requests in flight are not many, whoever waits.
 FEW = 5.0
 
+#: The same where answers of the active model differ in length (`DIFFER`): a long one is under way more often than not,
+#: and the drain that ends the turn lasts as long as that, whenever it begins.
+DIFFERING_STRETCH = 12.0
+
+#: The share of the time after which waiting requests are refused that a stated bound is at most: a drain that takes
+#: longer than was expected still ends in time.
+OF_TIMEOUT = 0.9
+
 #: The longest turn, in seconds, that a busy model keeps because its drain takes so long.
 LONGEST_FOR_DRAIN = 60.0
 
 #: An answer under way is long once it has taken so many times as long as answers of its model usually do.
 LONG = 2.5
 
-#: So many wait targets beyond the time when another model is due a busy one stays open at most while a long answer is
-#: under way: a drain would last until that one ends, and nobody would be served meanwhile.
-LONGEST_OPEN = 3.0
-
 #: A model is quiet while so few answers are under way, none of which takes unusually long: its drain is short.
 QUIET = 1
 
 #: From this share of the time until another model is due a busy one gives way as soon as it is quiet.
 QUIET_SHARE = 0.4
+
+#: A busy model is likely to be idle in time by itself where that takes, in the mean, less than the time until another
+#: model is due divided by this.
+IN_TIME = 2.0
 
 #: Seconds over which it is averaged how many answers of a model are under way.
 LOAD_SPAN = 30.0
@@ -87,6 +96,7 @@ class Candidate:
     cost: float  # of the switch to it: what must leave and what must come
     turn: float  # how long it would be given at least, once active: its switch cost or its drain
     is_batch: bool = field(default=False, kw_only=True)  # nobody waits for the answers to its requests
+    timeout: float = field(default=inf, kw_only=True)  # so long its requests wait: then they are refused
 
 
 C = TypeVar("C", bound=Candidate)
@@ -113,16 +123,25 @@ def turns(candidates: Iterable[Candidate]) -> float:
 
 
 def bound(candidate: Candidate, others: float, wait_target: float) -> float:
-    """Return the stated maximum wait of a candidate in seconds: its target, the others' `turns`, its own switch."""
-    return wait_target + others + candidate.cost
+    """Return the stated maximum wait of a candidate in seconds: its target, the others' `turns`, its own switch.
+
+    It is within the time after which the candidate's requests are refused: many others, or a high target, would let
+    them end so again and again, and their model never come.
+    """
+    return min(wait_target + others + candidate.cost, OF_TIMEOUT * candidate.timeout)
 
 
-def stretched(wait_target: float, overhead: float, load: float = 0.0, waiting: float = 1.0) -> float:
+def stretched(
+    wait_target: float, overhead: float, load: float = 0.0, waiting: float = 1.0, *, differ: bool = False
+) -> float:
     """Return the wait target where a switch there and back takes `overhead` seconds with its drain.
 
-    `load`: how many answers of the active model are under way in the mean; `waiting`: how many requests wait.
+    `load`: how many answers of the active model are under way in the mean; `waiting`: how many requests wait;
+    `differ`: some of the active model's answers take far longer than others.
     """
     times = max(STRETCH, min(MOST_STRETCH, PER_RATIO * (load - FEW) / max(1.0, waiting)))
+    if differ:
+        times = DIFFERING_STRETCH
     return max(wait_target, times * min(wait_target, overhead))
 
 
@@ -175,20 +194,20 @@ def fullness(count: int, load: float) -> float:
     return 0.0 if count <= QUIET else (count - QUIET) / max(load - QUIET, 0.001)
 
 
-def quiet_from(since: float, due: float, full: float) -> float:
+def until_idle(load: float, usual: float) -> float:
+    """Return the seconds until a busy model is idle by chance, in the mean.
+
+    Of `load` answers under way in the mean, which end after `usual` seconds in the mean while others begin whenever
+    they like (the M/M/inf queue): a busy period lasts usual (e^load - 1) / load.
+    """
+    return usual * expm1(min(load, 50.0)) / max(load, 0.001)
+
+
+def quiet_from(since: float, due: float, full: float, idle_in: float) -> float:
     """Return from when a busy model gives way that is so full, to one who has waited since then and is due at `due`.
 
     It grows with the root of the `fullness`: a model that is half as full as usual gives way in the last fifth of the
-    wait, when a quieter moment is not likely to come any more.
+    wait, when a quieter moment is not likely to come any more.  `idle_in`: as `until_idle`.
     """
     share = QUIET_SHARE + (1.0 - QUIET_SHARE) * sqrt(min(1.0, full))
-    return since + share * (due - since)
-
-
-def closes_at(at: float, due: float, long_since: float, wait_target: float) -> float:
-    """Return when a busy model closes that is to give way at `at`, for one who is due at `due`.
-
-    `long_since`: when its oldest answer under way had taken unusually long.  While such a one is, the model stays open:
-    those who are answered meanwhile delay nobody, unless one of them takes as long.
-    """
-    return max(at, due + LONGEST_OPEN * wait_target) if long_since <= at else at
+    return max(since + share * (due - since), due - IN_TIME * idle_in)

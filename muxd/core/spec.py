@@ -154,3 +154,4 @@ class GroupSpec(Struct, frozen=True):
     sheltered_for: float = 0.0  # seconds after its last use in which it leaves for no other group, either
     priority: int = 0  # 2 to the power of this: what its waiting requests, and its leaving, count for
     prefetch: bool = False  # its weight files may be read into the page cache before it comes
+    switch_timeout: float = 600.0  # so long its requests wait: then they are refused

@@ -5,7 +5,7 @@ starts, sleeps and wakes took.  Then a fresh core is told of the same requests o
 with the settings as they were and once with the others, so that both rows are of one kind.  What is not in the model:
 crashes, orders but switches, strangers on the GPUs, reloads; clients ask when they did, however long they waited.  Nor
 are single answers: what overlaps is one piece of work (`Work`), which has no age to tell the core of.  So no simulated
-model is kept open for an unusually long answer (`policy.closes_at`); both rows give way sooner there than muxd does.
+model gives way in a quiet moment (`policy.quiet_from`); both rows give way later there than muxd does.
 """
 
 import heapq

@@ -37,7 +37,8 @@ from .oracle import Oracle
 
 def single(name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.0, pinned=False, **more) -> GroupSpec:
     """Return the spec of a group with one worker, which has the group's name."""
-    of_group = {key: more.pop(key) for key in ("ladder", "sheltered_for", "priority", "prefetch") if key in more}
+    keys = ("ladder", "sheltered_for", "priority", "prefetch", "switch_timeout")
+    of_group = {key: more.pop(key) for key in keys if key in more}
     return GroupSpec(name, (WorkerSpec(name, *gpus, **more),), preload, drain_timeout, pinned, **of_group)
 
 

@@ -3,14 +3,15 @@
 from muxd.core.commands import GrantLease, RevokeLease, StartWorker
 from muxd.core.events import DemandReported, LeaseAsked, TimerFired, Waiting, WorkerReady
 
-from .playbook import Playbook
+from .playbook import Playbook, single
 
 BATCH = (Waiting(is_batch=True),)
 
 
-def serving(requests: int = 0, **more) -> Playbook:
+def serving(requests: int = 0, switch_timeout: float = 1200.0, **more) -> Playbook:
     """Model a serves since second 4, with so many requests in flight since second 10."""
-    book = Playbook("a", "b", "c", wait_target=30.0, **more)
+    specs = (single(name, switch_timeout=switch_timeout) for name in "abc")
+    book = Playbook(*specs, wait_target=30.0, **more)
     book.scheduler.switching.lineup.batch_max_wait = 600.0
     return (
         book >> LeaseAsked(0, 1, "a") << StartWorker("a")
@@ -27,6 +28,11 @@ def test_a_busy_model_gives_way_to_batch_only_after_batch_max_wait():
     assert batch.timer == 11 + 600 - drain
     assert interactive.timer == 4 + switch  # its turn, after which b is due already
     assert batch >> TimerFired(606) << RevokeLease(1, "switch", "a gives way to b", 906)
+
+
+def test_batch_is_due_before_its_requests_are_refused():
+    book = serving(1, switch_timeout=600.0) >> LeaseAsked(11, 2, "b", BATCH)
+    assert book.timer == 11 + 540 - 5 - 61
 
 
 def test_an_idle_model_is_kept_from_batch_for_as_long_as_a_switch_there_and_back_costs():

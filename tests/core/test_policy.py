@@ -1,9 +1,10 @@
-from math import inf
+from math import e, inf
+
+import pytest
 
 from muxd.core.policy import (
     Candidate,
     bound,
-    closes_at,
     due_at,
     fullness,
     quiet_from,
@@ -12,6 +13,7 @@ from muxd.core.policy import (
     stretched,
     turn_ends_at,
     turns,
+    until_idle,
 )
 
 NOW = 100.0
@@ -44,6 +46,14 @@ def test_the_bound_is_the_target_the_others_turns_and_switches_and_ones_own_swit
     assert bound(candidate(cost=10), turns(others), 30) == 30 + (8 + 5) + (7 + 7) + 10
 
 
+def test_a_stated_bound_is_within_the_time_after_which_requests_are_refused():
+    """Else 99 others that wait, or a high target, keep a model from ever being due."""
+    impatient = Candidate("b", 1.0, NOW, 10.0, 10.0, timeout=600.0)
+    assert bound(impatient, others=99 * 20, wait_target=30) == 540
+    assert due_at(impatient, 99 * 20, drain=5, wait_target=30) == NOW + 540 - 10 - 5
+    assert bound(impatient, others=20, wait_target=30) == 60
+
+
 def test_alone_it_waits_no_longer_than_the_target():
     at = due_at(candidate(oldest=4, cost=10), 0, drain=5, wait_target=30)
     assert (at - NOW) + 4 + 5 == 30
@@ -64,18 +74,15 @@ def test_where_many_are_in_flight_for_each_one_that_waits_the_wait_becomes_longe
     assert stretched(30, overhead=2, load=45, waiting=1) == 30
 
 
+def test_where_answers_differ_much_a_wait_becomes_twelve_drains_and_switches():
+    assert stretched(30, overhead=20, differ=True) == 240
+    assert stretched(30, overhead=120, differ=True) == 360
+
+
 def test_a_turn_lasts_as_long_as_the_switch_costs_or_its_drain_takes():
     assert turn_ends_at(candidate(cost=40), active_since=90) == 130
     assert turn_ends_at(candidate(cost=10), active_since=90, drain=20) == 110
     assert turn_ends_at(candidate(cost=10), active_since=90, drain=200) == 150
-
-
-def test_a_busy_model_stays_open_for_an_answer_that_is_long_already_but_not_for_ever():
-    assert closes_at(100, due=80, long_since=inf, wait_target=30) == 100
-    assert closes_at(100, due=80, long_since=101, wait_target=30) == 100, "it is not long yet then"
-    assert closes_at(100, due=80, long_since=70, wait_target=30) == 170
-    assert closes_at(100, due=99, long_since=70, wait_target=1) == 102
-    assert closes_at(200, due=80, long_since=70, wait_target=30) == 200, "its turn lasts beyond that"
 
 
 def test_a_wait_twice_as_long_makes_serving_a_model_worth_sixteen_times_as_much():
@@ -84,7 +91,7 @@ def test_a_wait_twice_as_long_makes_serving_a_model_worth_sixteen_times_as_much(
 
 
 def test_a_quiet_model_gives_way_after_two_fifths_of_the_time_until_another_one_is_due():
-    assert quiet_from(since=100, due=150, full=0.0) == 120
+    assert quiet_from(since=100, due=150, full=0.0, idle_in=inf) == 120
 
 
 def test_the_fuller_a_model_is_the_later_it_gives_way():
@@ -92,5 +99,14 @@ def test_the_fuller_a_model_is_the_later_it_gives_way():
     assert fullness(3, load=9.0) == 0.25
     assert fullness(9, load=9.0) == 1.0
     assert fullness(2, load=0.5) > 1.0, "more than usual"
-    assert quiet_from(since=100, due=150, full=0.25) == 135
-    assert quiet_from(since=100, due=150, full=1.0) == quiet_from(since=100, due=150, full=inf) == 150
+    assert quiet_from(since=100, due=150, full=0.25, idle_in=inf) == 135
+    assert quiet_from(100, due=150, full=1.0, idle_in=inf) == quiet_from(100, due=150, full=inf, idle_in=inf) == 150
+
+
+def test_no_quiet_moment_is_looked_for_while_a_model_is_likely_to_be_idle_in_time():
+    assert until_idle(load=1.0, usual=4.0) == pytest.approx(4 * (e - 1))
+    assert until_idle(load=4.0, usual=4.0) == pytest.approx(e**4 - 1)
+    assert until_idle(load=0.0, usual=4.0) == 0.0
+    assert inf > until_idle(load=10_000.0, usual=4.0) > 1e9
+    assert quiet_from(since=100, due=200, full=0.0, idle_in=10.0) == 180, "twice as long is left"
+    assert quiet_from(since=100, due=200, full=0.0, idle_in=40.0) == 140, "two fifths"
