@@ -1,8 +1,8 @@
 """`muxd proxy` with several processes, as a service of its own: their parent, which starts them again when they die.
 
 It holds the listening sockets, one for each, that systemd has passed or that are bound here, so that what was dealt to
-a process that has died waits for the next one.  It serves no client, and has neither threads nor a loop of trio: it
-waits for signals.  Where muxd runs the proxy, muxd does this: see proxy_pool.
+a process that has died waits for the next one.  One that answers no more is ended.  The parent serves no client, and
+has neither threads nor a loop of trio: it waits for signals.  Where muxd runs the proxy, muxd does it: see proxy_pool.
 """
 
 import logging
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from muxd.config import Config
 from muxd.errors import ConfigError
-from muxd.pool_share import process_names, processes_of
+from muxd.pool_share import PoolShare, process_names, processes_of
 from muxd.ports import CLIENTS, METRICS, listen_at, listen_beside
-from muxd.shim.processes import PR_SET_PDEATHSIG, prctl
+from muxd.shim.processes import PR_SET_PDEATHSIG, is_stopped, prctl
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,13 @@ STABLE_AFTER = 30.0
 
 #: Seconds that the wait before a new start grows to: 0, 1, 2, 4 ... 30.
 BACKOFF_CAP = 30.0
+
+#: Seconds between two looks; looks in a row that find a process stopped (SIGSTOP), or silent, before it is ended.
+LOOK_INTERVAL = 2.0
+STOPPED_LOOKS, SILENT_LOOKS = 2, 10
+
+#: What each process is asked at its own socket, as muxd asks it where muxd runs the proxy.
+_QUESTION = b"GET /health HTTP/1.1\r\nHost: proxy\r\n\r\n"
 
 #: The exit status of a configuration that cannot be used: trying again would not help.
 UNUSABLE = 2
@@ -62,7 +69,7 @@ def _listeners(config: Config, passed: list[socket.socket], count: int) -> list[
     return passed
 
 
-class _ProcessLife:
+class ProcessLife:
     """A process by its number, and how it has lived."""
 
     def __init__(self) -> None:
@@ -70,6 +77,29 @@ class _ProcessLife:
         self.began = 0.0
         self.deaths = 0  # in a row
         self.start_at = 0.0  # monotonic
+        self.asked: socket.socket | None = None  # a connection to it, with a question that it has not answered
+        self.silent = 0  # looks in a row at which it had not answered
+
+    def answers(self, path: Path) -> bool:
+        """Return whether it has answered since the last look; ask anew where it has, or was not asked."""
+        answered = False
+        try:
+            if self.asked is not None:
+                answered = bool(self.asked.recv(1 << 12))
+                self.forget()
+            self.asked = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            self.asked.connect(os.fspath(path))
+            self.asked.send(_QUESTION)
+        except BlockingIOError:  # no answer yet
+            pass
+        except OSError:  # it does not listen yet, or no descriptor can be had
+            self.forget()
+        return answered
+
+    def forget(self) -> None:
+        if self.asked is not None:
+            self.asked.close()
+        self.asked = None
 
 
 class ProxyParent:
@@ -82,14 +112,15 @@ class ProxyParent:
         self._listeners = listeners
         self._metrics = metrics
         self._names = process_names(len(listeners))
-        self._places = {number: _ProcessLife() for number in range(1, len(listeners) + 1)}
+        self._places = {number: ProcessLife() for number in range(1, len(listeners) + 1)}
         self._is_stopping = False
         self._status = 0
+        self._look_at = time.monotonic() + LOOK_INTERVAL
 
     def run(self) -> int:
         while not self._is_stopping or any(place.pid for place in self._places.values()):
-            wait = 0.0 if self._is_stopping else self._start_due()
-            found = signal.sigtimedwait(_SIGNALS, wait or 3600.0)
+            wait = 3600.0 if self._is_stopping else min(self._start_due() or LOOK_INTERVAL, self._look())
+            found = signal.sigtimedwait(_SIGNALS, wait)
             if found is not None and found.si_signo != signal.SIGCHLD:
                 self._stop()
             self._reap()
@@ -106,6 +137,23 @@ class ProxyParent:
             elif not place.pid:
                 waiting.append(place.start_at - now)
         return min(waiting, default=0.0)
+
+    def _look(self) -> float:
+        """Look at the processes, where that is due, and end the silent ones; return the seconds until the next look."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return self._look_at - now
+        for number, place in self._places.items():
+            if place.pid:
+                answers = place.answers(PoolShare(number, len(self._places), self._folder).socket())
+                place.silent = 0 if answers else place.silent + 1
+                is_over = place.silent >= SILENT_LOOKS or (place.silent >= STOPPED_LOOKS and is_stopped(place.pid))
+                if is_over:
+                    silence = place.silent * LOOK_INTERVAL
+                    log.error("%s has not answered for %g s: ending it", self._names[number - 1], silence)
+                    os.kill(place.pid, signal.SIGKILL)
+        self._look_at = now + LOOK_INTERVAL
+        return LOOK_INTERVAL
 
     def _start(self, number: int) -> int:
         share = ("--process", f"{number}/{len(self._places)}", "--pool", str(self._folder))
@@ -133,10 +181,11 @@ class ProxyParent:
                 continue
             pid, status = os.waitpid(place.pid, os.WNOHANG)
             if pid:
-                place.pid = 0
+                place.pid = place.silent = 0
+                place.forget()
                 self._note_death(self._names[number - 1], place, os.waitstatus_to_exitcode(status))
 
-    def _note_death(self, name: str, place: _ProcessLife, code: int) -> None:
+    def _note_death(self, name: str, place: ProcessLife, code: int) -> None:
         if self._is_stopping:
             return
         if code == UNUSABLE:

@@ -321,6 +321,9 @@ def test_a_proxy_that_is_a_service_of_its_own_has_several_processes_too(start: C
     assert first in children_of(proxy.pid)
     assert second not in children_of(proxy.pid)
     eventually(lambda: told() == (41, 2), "whoever is scraped tells the sum")
+    os.kill(first, signal.SIGSTOP)
+    eventually(lambda: first not in children_of(proxy.pid), "one that was stopped is ended")
+    assert {asked(muxd) for _ in range(40)} == {200}, "and what was dealt to it meanwhile waits for the next as well"
     proxy.terminate()
     assert proxy.wait(20) == 0
     assert "muxd-proxy-2 was killed by SIGKILL: starting it again" in muxd.log

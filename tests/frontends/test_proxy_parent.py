@@ -1,6 +1,7 @@
 """The parent of several processes of a proxy that muxd does not run; its life is in end_to_end/test_proxy_pool."""
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from muxd.config import Config, load_config
 from muxd.demo import write_demo_config
 from muxd.errors import ConfigError
-from muxd.frontends.proxy_parent import run_processes
+from muxd.frontends.proxy_parent import ProcessLife, run_processes
 from muxd.ports import listen_at
 
 RUN = """
@@ -47,3 +48,22 @@ def test_a_configuration_that_its_processes_cannot_use_ends_it_with_their_status
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2, ended.stderr
     assert "/nowhere/muxd.toml" in ended.stderr
+
+
+def test_a_process_has_answered_once_it_has_and_not_before(tmp_path: Path) -> None:
+    life, path = ProcessLife(), tmp_path / "1.sock"
+    assert not life.answers(path), "it does not listen yet"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(4)
+        assert [life.answers(path) for _ in range(3)] == [False, False, False]
+        with listener.accept()[0] as client:
+            assert client.recv(1 << 12).startswith(b"GET /health HTTP/1.1\r\n")
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            assert life.answers(path)
+        listener.accept()[0].close()
+        assert [life.answers(path) for _ in range(2)] == [False, False], "it has ended the connection"
+        with listener.accept()[0] as client:
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            assert life.answers(path), "to which it was asked again"
+    life.forget()
