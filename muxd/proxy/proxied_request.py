@@ -353,7 +353,8 @@ class ProxiedRequest:
         """Relay the beginning of a stream: what `on_answer` and `on_bytes` do, with less work."""
         self.state = _ANSWERING
         self._status = 200
-        self._stream = EVENTS
+        self._stream = self._client_format = EVENTS
+        self._encoded = False  # as the answer of a worker that was lost may have been
         self._headed = True
         self.takes_whole = False
         new_usage, lines = self._way.new_usage, self._lines

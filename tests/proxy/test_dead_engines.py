@@ -93,6 +93,20 @@ async def test_a_stream_that_begins_with_the_engines_death_is_replayed(vllm, pie
     assert reply.body == event("one") + END
 
 
+@pytest.mark.parametrize("pieces", [(SSE_HEAD + chunk(b"data: %b\n\n" % DEAD),), (SSE_HEAD, DEAD_EVENT)])
+async def test_the_engines_death_is_seen_behind_a_known_head_too(vllm, pieces):
+    stream = SSE_HEAD + event("a") + END
+    vllm.alpha.answer = vllm.beta.answer = partial(answer_in_pieces, [stream])
+    client = await vllm.connect()
+    assert (await client.ask(post(chat(stream=True)))).raw == stream
+    vllm.alpha.answer = partial(answer_in_pieces, list(pieces))
+    await client.send(post(chat(stream=True)))
+    await vllm.alpha.ended.nth(1)
+    await lost(vllm, client)
+    assert (await client.reply()).raw == stream
+    assert len(vllm.beta.calls) == 1
+
+
 async def test_a_server_that_is_asked_again_until_it_ends_has_died_once(vllm):
     vllm.alpha.answer = partial(answer_in_pieces, [HEAD + BODY])
     client = await vllm.connect()
