@@ -61,10 +61,14 @@ class AnswerBook:
         return self.usual is not None and bool(self._long) and _median(self._long) > policy.DIFFER * self.usual
 
     def note_load(self, in_flight: int, now: float) -> None:
-        """Learn how many have been in flight since that was told last; 0 for a time that does not count."""
+        """Learn how many have been in flight since that was told last; a time without one does not count."""
         if in_flight:
             weight = 1.0 - exp((self._load_at - now) / policy.LOAD_SPAN) if self.load else 1.0
             self.load += weight * (in_flight - self.load)
+        self._load_at = now
+
+    def skip_load(self, now: float) -> None:
+        """Leave out the time since it was told last how many are in flight: those that were had no GPU then."""
         self._load_at = now
 
     def note_ended(self, seconds: float) -> None:

@@ -44,7 +44,10 @@ class LeaseBook:
     def report(self, group: Group, said: DemandReported) -> None:
         """Take in what the holder of an open lease on the group says of its requests."""
         now, lease = self._host.now, self.all[said.lease]
-        group.answers.note_load(group.in_flight if group.state is WorkerState.READY else 0, now)
+        if group.state is WorkerState.READY:
+            group.answers.note_load(group.in_flight, now)
+        else:
+            group.answers.skip_load(now)
         lease.in_flight, lease.batch = said.in_flight, said.batch
         lease.note_waiting(now, said.waiting)
         since = inf if said.oldest is None else said.time - said.oldest
@@ -123,7 +126,7 @@ class LeaseBook:
         if not admitted:
             return
         group.waiting.clear()
-        group.answers.note_load(0, self._host.now)
+        group.answers.skip_load(self._host.now)
         for lease in admitted:
             group.granted[lease.id] = lease
             lease.in_flight, lease.batch = lease.count, lease.batch_count
