@@ -88,8 +88,8 @@ class Blockers:
         ]
         self.have_only_their_turn = all(group.leaves or group in ready for group in groups)  # once somebody is due
         self._busy_since = max((group.since for group in busy), default=-inf)
+        self._busy = busy
         self._long_since = min((group.long_since for group in busy), default=inf)
-        self._full = max((group.fullness for group in busy), default=0.0)
         self._idle_in = max((group.until_idle for group in busy), default=0.0)
         self.go_by_all_gaps = any(not group.gaps for group in ready if group.idle)  # clients of theirs have none yet
         self._kept = [
@@ -121,7 +121,7 @@ class Blockers:
         at = now
         if self._busy_since > -inf:
             turn_ends = policy.turn_ends_at(contender, self._busy_since, self._known_drain)
-            at = max(at, self._closes_at(contender, due, turn_ends, now))
+            at = max(at, self._closes_at(contender, due, turn_ends, self._fullness, now))
         if self._kept:
             at = max(at, *(min(until, due) for until in self.kept_until(contender)))
         if contender.is_batch and self._idle:
@@ -138,20 +138,25 @@ class Blockers:
         if self._busy_since == -inf:
             return [now] * len(dues)
         ends: dict[float, float] = {}  # of its turn, by the cost of the switch: most have the same
-        found = []
+        found, full = [], self._fullness
         for contender, due in zip(contenders, dues, strict=True):
             cost = contender.cost
             if cost not in ends:
                 ends[cost] = policy.turn_ends_at(contender, self._busy_since, self._known_drain)
-            at = self._closes_at(contender, due, ends[cost], now)
+            at = self._closes_at(contender, due, ends[cost], full, now)
             found.append(at if at > now else now)
         return found
 
-    def _closes_at(self, contender: Contender, due: float, turn_ends: float, now: float) -> float:
-        """Return when the busy ones among them close for one who is due then, once their turn has ended."""
+    @property
+    def _fullness(self) -> float:
+        """Return the greatest fullness of the busy ones, as it is now: it changes with each answer that ends."""
+        return max((group.fullness for group in self._busy), default=0.0)
+
+    def _closes_at(self, contender: Contender, due: float, turn_ends: float, full: float, now: float) -> float:
+        """Return when the busy ones among them, so full, close for one who is due then, once their turn has ended."""
         at = due if due > turn_ends else turn_ends
-        if self._full < 1.0 and not contender.is_batch:
-            quiet = max(policy.quiet_from(contender.since, due, self._full, self._idle_in), turn_ends, now)
+        if full < 1.0 and not contender.is_batch:
+            quiet = max(policy.quiet_from(contender.since, due, full, self._idle_in), turn_ends, now)
             if quiet < at and quiet < self._long_since:
                 return quiet
         return at

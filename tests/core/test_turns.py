@@ -158,6 +158,12 @@ def test_a_quiet_model_gives_way_before_the_other_one_is_due():
     assert book.group("a").answers.crowd == 0, "that it was quiet says nothing of how many are usually in flight"
 
 
+def test_a_moment_is_quiet_also_right_after_another_look():
+    """Within a second of it, and with the same oldest answer under way."""
+    book = one_answer(314, in_flight=3, load=3.0) >> DemandReported(328.0, 2, 3, oldest=1.0, usual=4.0)
+    assert book >> DemandReported(328.4, 2, 1, oldest=1.4, usual=4.0) << revoked(328.4)
+
+
 def test_a_model_is_not_quiet_with_as_many_answers_as_usual_or_one_that_takes_long_already_or_for_batch():
     assert one_answer(314, in_flight=3).timer > 343
     assert one_answer(314, oldest=8.0).timer > 343, "it will have taken 2.5 times as long before two fifths of 30 s"
