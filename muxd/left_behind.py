@@ -17,7 +17,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from . import __version__
-from .children import RUN_DIR, Child, Children
+from .children import RUN_DIR, Child, Children, is_in_container
 from .config import Config, Model
 from .config.plan import identity_of
 from .locks import STATE_LOCK, is_held
@@ -101,7 +101,7 @@ def _lock_of_shim(process: Path) -> Path | None:
 
     Nor is that of a container one here: its paths mean other files, and its muxd is not seen by them.
     """
-    if _SHIM not in (process / "cmdline").read_bytes() or not os.path.samefile(process / "ns/pid", "/proc/self/ns/pid"):
+    if _SHIM not in (process / "cmdline").read_bytes() or is_in_container(int(process.name)):
         return None
     files = (descriptor.readlink() for descriptor in (process / "fd").iterdir())
     return next((file for file in files if file.suffix == ".lock" and file.parent.name == RUN_DIR), None)

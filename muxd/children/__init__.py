@@ -17,7 +17,7 @@ from muxd.shim.processes import ANY_PORT
 
 from .child import Child
 from .orphans import become_subreaper
-from .proctree import mark_of, token_of
+from .proctree import is_in_container, mark_of, token_of
 from .records import ChildRecord, Dropped, ExitRecord, read_shim_record
 from .spawn import RUN_DIR, Children, ChildSpec, own_environment
 
@@ -31,6 +31,7 @@ __all__ = [
     "Dropped",
     "ExitRecord",
     "become_subreaper",
+    "is_in_container",
     "mark_of",
     "own_environment",
     "read_shim_record",

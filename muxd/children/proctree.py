@@ -136,15 +136,24 @@ def mark_of(run_dir: Path) -> str:
 
 
 def marks_of_removed(run_dir: Path) -> set[str]:
-    """Return the marks of run directories that were removed from this path, but for those of a muxd that lives.
+    """Return the marks of run directories that were removed from this path, but for those of another muxd that lives.
 
-    Their shims still have lock files open that were there, and a living muxd one that was beside them.
+    Their shims still have lock files open that were there, and a living muxd one that was beside them; so has this
+    process, where the muxd before an upgrade had it.  In a container that path is another one.
     """
-    run_dir, pids = run_dir.resolve(), [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    run_dir, pids = run_dir.resolve(), {int(entry) for entry in os.listdir("/proc") if entry.isdigit()}
     tokens = {pid: token for pid in pids if (token := token_of(pid))}
-    marks = {token[:MARK] for pid, token in tokens.items() if run_dir in _folders_of_removed_locks(pid)}
-    lives = marks and any(run_dir.parent in _folders_of_removed_locks(pid) for pid in pids)
-    return set() if lives else marks
+    shims = [pid for pid in tokens if run_dir in _folders_of_removed_locks(pid) and not is_in_container(pid)]
+    lives = shims and any(run_dir.parent in _folders_of_removed_locks(pid) for pid in pids - {os.getpid()})
+    return set() if lives else {tokens[pid][:MARK] for pid in shims}
+
+
+def is_in_container(pid: int) -> bool:
+    """Say whether the process has pids of its own, and so most likely files; True also if it is gone."""
+    try:
+        return not os.path.samefile(f"/proc/{pid}/ns/pid", "/proc/self/ns/pid")
+    except GONE:
+        return True
 
 
 def _folders_of_removed_locks(pid: int) -> set[Path]:

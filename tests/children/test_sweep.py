@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import msgspec
 import pytest
@@ -196,18 +198,43 @@ async def test_what_nothing_on_disk_names_is_found_by_its_token(world, content):
     assert (await world.spawn(world.sh("exit 0")).wait()).status == 0
 
 
-async def test_what_was_in_a_run_directory_that_was_removed_is_found_unless_its_muxd_lives(world):
+LIVING = "import os, sys; lock = open(sys.argv[1], 'w'); os.unlink(sys.argv[1]); print(flush=True); sys.stdin.read()"
+
+
+@contextmanager
+def living_muxd(lock: Path) -> Iterator[None]:
+    """Let a process live that has this lock of a state_dir, which was removed."""
+    with subprocess.Popen([sys.executable, "-c", LIVING, str(lock)], stdin=PIPE, stdout=PIPE) as muxd:
+        muxd.stdout.readline()
+        yield
+        muxd.communicate()
+
+
+async def test_what_was_in_a_run_directory_that_was_removed_is_found_unless_another_muxd_lives(world):
     killed_muxd(world, world.sh(f"exec {world.sleep}"))
     await world.asleep(1)
     shutil.rmtree(world.run_dir)
     world.run_dir.mkdir()
     beside = world.run_dir.with_name("muxd.lock")
-    with beside.open("w"):
-        beside.unlink()
+    with living_muxd(beside):
         assert await world.children.sweep([]) == []
         assert len(world.sleepers()) == 1
-    assert len(await world.children.sweep([])) == 2
+    with beside.open("w"):  # by this process, as after an upgrade
+        beside.unlink()
+        assert len(await world.children.sweep([])) == 2
     assert not world.sleepers()
+
+
+async def test_what_runs_in_a_container_at_the_same_path_is_left_alone(world, monkeypatch):
+    killed_muxd(world, world.sh(f"exec {world.sleep}"))
+    await world.asleep(1)
+    shutil.rmtree(world.run_dir)
+    world.run_dir.mkdir()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("muxd.children.proctree.is_in_container", lambda pid: True)
+        assert await world.children.sweep([]) == []
+    assert len(world.sleepers()) == 1
+    assert len(await world.children.sweep([])) == 2
 
 
 @pytest.mark.parametrize("content", CONTENTS)

@@ -257,11 +257,16 @@ def test_of_a_file_that_was_cut_the_rest_is_taken_over_and_nothing_is_doubled(mu
 
 
 @pytest.mark.thorough
-def test_where_its_state_was_removed_whole_what_ran_is_ended_and_nothing_is_doubled(muxd: Muxd) -> None:
+@pytest.mark.parametrize("how", ["SIGKILL", "upgrade"])
+def test_where_its_state_was_removed_whole_what_ran_is_ended_and_nothing_is_doubled(muxd: Muxd, how: str) -> None:
     before = pids(muxd)
-    muxd.kill()
+    if how == "SIGKILL":
+        muxd.kill()
     shutil.rmtree(muxd.folder / "state")
-    muxd.start_again()
+    if how == "SIGKILL":
+        muxd.start_again()
+    else:
+        assert muxd.muxctl("upgrade").returncode == 0
     assert muxd.log.count("which no record names was left running by an earlier muxd: ended") >= len(before)
     assert_nothing_is_doubled(muxd, before)
     assert not {pid for pid in before.values() if pid} & muxd.processes().keys()
