@@ -234,8 +234,8 @@ async def test_what_ends_while_muxd_is_away_is_told_later_and_the_oldest_left_ou
     monkeypatch.setattr("muxd.proxy.telemetry.activity._MOST_ENDED", 3)
     monkeypatch.setattr(lease_session, "_PACE", 1000.0)
     async with open_proxy_env(tmp_path, proxy=IDS) as proxy_env:
-        for number in range(5):
-            await proxy_env.ask(post(chat(), b"x-request-id: r%d\r\n" % number))
+        for number, path in enumerate([b"chat/completions", b"completions"] * 2 + [b"chat/completions"]):
+            await proxy_env.ask(post(chat(), b"x-request-id: r%d\r\n" % number, path=b"/v1/" + path))
         proxy_env.proxy.flush()
         report = proxy_env.proxy.leases._session._activity.take()
         assert report is not None

@@ -69,7 +69,8 @@ class _KeyTally:
 class Activity:
     """The activity that muxd was not told of yet.
 
-    `under_way` returns the requests that wait or run now; `settle` calls `end` with those that have ended since it did.
+    `under_way` returns the requests that wait or run now; `settle` calls `keep` and `end` with those that have ended
+    since it did.
     """
 
     def __init__(self) -> None:
@@ -82,10 +83,14 @@ class Activity:
         self._ended_count = 0
         self._taken = monotonic()
 
+    def keep(self, records: Iterable[RequestRecord]) -> None:
+        """Take requests in that have ended, in this order, but for those that named no model; `end` counts them."""
+        named = [record for record in records if record.model]
+        self._ended.extend(named)
+        self._ended_count += len(named)
+
     def end(self, model: str, key: str, records: list[RequestRecord], tokens: Tokens, *, refused: bool) -> None:
-        """Take requests in that have ended, of one model and key; `tokens` is the sum of theirs."""
-        self._ended.extend(records)
-        self._ended_count += len(records)
+        """Count requests that have ended, of one model and key; `tokens` is the sum of theirs."""
         tally = self._keys.get((key, model)) or self._keys.setdefault((key, model), _KeyTally())
         tally.requests += len(records)
         if refused:

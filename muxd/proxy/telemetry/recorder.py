@@ -80,6 +80,7 @@ class Recorder:
                     meter.waited(waited)
             if model:
                 self._activity.end(model, key, group, tokens, refused=how == "refused")
+        self._activity.keep(ended)
         if self.log is not None:
             self.log.record(ended)
         for record in ended:
