@@ -36,7 +36,7 @@ class Group:
         self.spec = spec
         self.members: tuple[Worker, ...] = ()
         self.place_in_order = 0  # among all groups, as the configuration has them
-        self.changes = 0  # of anything that is found of it, so far; see HostState.touch
+        self.changes = 0  # of anything that is found of it, so far; see HostBooks.touch
         self.state = WorkerState.UNLOADED  # derived; see HostState.move
         self.since = now  # when the state last changed
         self.granted: dict[int, Lease] = {}
