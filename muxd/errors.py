@@ -5,8 +5,12 @@ socket and the proxy turn an error into JSON, the command lines into one line on
 This module imports no other module of muxd.
 """
 
+import errno
 import os
 from typing import Any, ClassVar
+
+#: Errors of a system call where descriptors or memory are short: they say nothing of who is at the other end.
+EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class MuxdError(Exception):

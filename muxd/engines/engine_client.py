@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 import trio
 
-from muxd.errors import EngineLocked, MuxdError
+from muxd.errors import EXHAUSTED, EngineLocked, MuxdError
 from muxd.http.keepalive_client import (
     ConnectFailed,
     ExchangeFailed,
@@ -42,10 +42,7 @@ LONGEST_NUMBER = 20
 LACKING_POLL = 0.05
 
 #: Errors of connect() that say nothing of the server: muxd or the host is short of descriptors, memory or ports.
-LACKING = {
-    *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),
-    errno.EADDRNOTAVAIL,  # no port is left to connect from
-}
+LACKING = EXHAUSTED | {errno.EADDRNOTAVAIL}  # no port is left to connect from
 
 
 #: HTTP statuses of a server that lives but wants another key.

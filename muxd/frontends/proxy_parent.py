@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from muxd.config import Config
-from muxd.errors import ConfigError
+from muxd.errors import EXHAUSTED, ConfigError
 from muxd.pool_share import PoolShare, process_names, processes_of
 from muxd.ports import CLIENTS, METRICS, listen_at, listen_beside
 from muxd.shim.processes import PR_SET_PDEATHSIG, is_stopped, prctl
@@ -81,7 +81,10 @@ class ProcessLife:
         self.silent = 0  # looks in a row at which it had not answered
 
     def answers(self, path: Path) -> bool:
-        """Return whether it has answered since the last look; ask anew where it has, or was not asked."""
+        """Return whether it has answered since the last look, or could not be asked for want of a descriptor.
+
+        It is asked anew where it has, or was not.
+        """
         answered = False
         try:
             if self.asked is not None:
@@ -92,8 +95,9 @@ class ProcessLife:
             self.asked.send(_QUESTION)
         except BlockingIOError:  # no answer yet
             pass
-        except OSError:  # it does not listen yet, or no descriptor can be had
+        except OSError as error:
             self.forget()
+            return answered or error.errno in EXHAUSTED  # else it does not listen yet
         return answered
 
     def forget(self) -> None:

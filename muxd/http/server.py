@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import trio
 from msgspec import Struct
 
-from muxd.errors import HeadTimeout, MuxdError, TooManyConnections
+from muxd.errors import EXHAUSTED, HeadTimeout, MuxdError, TooManyConnections
 from muxd.http.request import Headers, Request, RequestParser
 from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, json_response, spliced
 
@@ -470,7 +470,7 @@ async def _accept(
                 except BlockingIOError:
                     break
                 except OSError as error:
-                    if error.errno in _EXHAUSTED:
+                    if error.errno in EXHAUSTED:
                         await trio.sleep(_RETRY_AFTER)
                     break
                 if is_last and not limiter.is_above_all(connection):
@@ -488,10 +488,6 @@ async def _accept(
         listening.detach()
         spare.close()
         listener.socket.close()
-
-
-#: The errors of accept(2) where descriptors or memory are short.
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class _Spare:

@@ -1,6 +1,7 @@
 """The parent of several processes of a proxy that muxd does not run; its life is in end_to_end/test_proxy_pool."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -67,3 +68,12 @@ def test_a_process_has_answered_once_it_has_and_not_before(tmp_path: Path) -> No
             client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
             assert life.answers(path), "to which it was asked again"
     life.forget()
+
+
+def test_a_process_that_cannot_be_asked_is_not_taken_for_silent(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        assert ProcessLife().answers(tmp_path / "1.sock")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

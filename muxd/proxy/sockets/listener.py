@@ -1,6 +1,5 @@
 """The listening sockets on which the proxy accepts clients."""
 
-import errno
 import logging
 import socket
 from contextlib import suppress
@@ -8,7 +7,7 @@ from functools import partial
 from math import inf
 from time import monotonic
 
-from muxd.errors import TooManyConnections
+from muxd.errors import EXHAUSTED, TooManyConnections
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 from muxd.proxy.peers import peer_of
@@ -21,7 +20,6 @@ log = logging.getLogger(__name__)
 NOTHING = Request("", b"", [], b"", "1.1", False)  # for a client that is refused before anything is read
 _TURNS = 64  # clients that are accepted in a row until other handlers get their turn
 _PAUSE = 0.1  # seconds until the next attempt where no descriptors or no memory are left
-_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _KEEP_ALIVE_IDLE, _KEEP_ALIVE_INTERVAL, _KEEP_ALIVE_PROBES = 60, 15, 4  # seconds, seconds, count
 
 
@@ -56,7 +54,7 @@ class Listener:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:
+                if error.errno in EXHAUSTED:
                     log.warning("cannot accept a connection: %s", error.strerror)
                     self.deadline = self._context.reactor.after(_PAUSE)
                     return
