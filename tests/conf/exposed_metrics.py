@@ -54,7 +54,7 @@ def page() -> str:
 async def _proxys_page() -> bytes:
     """Of a proxy that has counted one of everything."""
     meters = ProxyMetrics(lambda: Gauges(1, 2, 3, {"qwen": (4, 5)}, batch={"qwen": (1, 2)}))
-    meters.of("qwen").finished("/v1/responses", 200, 1.0)
+    meters.of("qwen").finished("/v1/responses", 200, [1.0])
     meters.rejected("switch_timeout")
     return await own_page(meters, up=True)
 

@@ -173,9 +173,9 @@ def test_with_another_state_dir_muxd_says_what_was_left_and_how_that_is_ended(mu
     assert muxd.process.wait(30) == 0
     muxd.config.write_text(muxd.config.read_text().replace('/state"', '/other-state"'))
     muxd.start_again()
-    told = eventually(lambda: re.search(r"WARNING.* still run, .*; kill ([0-9 ]+) ends them", muxd.log), "it is told")
+    warning = rf"WARNING.* still run, .*state_dir, {re.escape(str(folder))}:.*; kill ([0-9 ]+) ends them"
+    told = eventually(lambda: re.search(warning, muxd.log), "it is told")
     assert all(re.search(rf"{name} \(pid [0-9]+\)", told[0]) for name in ("alpha", "beta", "proxy"))
-    assert f"state_dir, {folder}:" in told[0]
     for pid in told[1].split():
         os.kill(int(pid), signal.SIGTERM)
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before), "what was left has ended")

@@ -47,6 +47,7 @@ BODIES = [
     b"",
 ]
 HOST = re.compile(rb"Host: 127.0.0.1:\d+\r\n")
+SECONDS = re.compile(rb"\bin \d+ s\b")  # until a wrong key is looked at, as an error says
 PATHS = [b"/v1/chat/completions"] * 8 + [b"/chat/completions", b"/v1/messages", b"/v1/completions", b"/api/chat"]
 
 
@@ -120,7 +121,7 @@ async def test_a_known_way_gives_all_the_same(
     assert not taken
     varying = (b"x-ratelimit-reset", b"retry-after")
     for of_known, of_found in zip(known[0], found[0], strict=True):
-        assert without(of_known, *varying) == without(of_found, *varying)
+        assert SECONDS.sub(b"", without(of_known, *varying)) == SECONDS.sub(b"", without(of_found, *varying))
     assert known[1:] == found[1:]
 
 
