@@ -48,7 +48,7 @@ PER_RATIO, MOST_STRETCH = 60.0, 10.0
 #: So many requests in flight are not many, whoever waits.
 FEW = 5.0
 
-#: The same where answers of the active model differ in length (`DIFFER`): a long one is under way more often than not,
+#: `STRETCH` where answers of the active model differ in length (`DIFFER`): a long one is under way more often than not,
 #: and the drain that ends the turn lasts as long as that, whenever it begins.
 DIFFERING_STRETCH = 12.0
 
