@@ -474,8 +474,7 @@ class Lineup:
         now = self._host.now
         if contender.ready_at > now:
             return contender.ready_at
-        others = self._turns_on(rivals.gpus) - rivals.turn_of(contender)
-        return rivals.blockers.give_way_at(contender, self._due_at(contender, rivals.blockers, others), now)
+        return rivals.blockers.give_way_at(contender, self.due_at(group), now)
 
     def kept_until(self, leaving: Eviction, group: Group) -> float:
         """Return when one who gives way stops waiting for its clients to return, because the group is wanted."""
