@@ -46,7 +46,7 @@ class Group:
         self.is_batch = False  # likewise, all of them batch
         self.awake_since = -inf  # when it last came to its GPUs
         self.is_sheltered = False  # it was used so lately that it leaves for no other group; see idling
-        self.is_exposed = False  # an operator switches to another group: it is not sheltered until it has come back
+        self.is_exposed = False  # an operator switches to another group: meanwhile it is not sheltered
         self.held_until: float | None = None  # an operator holds it as if it were pinned, until then; None: nobody does
         self.is_put_away = False  # an operator has put it to sleep, and nobody has wanted it since
         self.keep_alive: float | None = None  # seconds after its last use in which it stays awake, as a client asked

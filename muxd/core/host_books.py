@@ -138,7 +138,7 @@ class HostBooks:
     def _enter(self, group: Group, state: WorkerState) -> None:
         del self._by_state[group.state][group.name]
         if state is WorkerState.READY and group.state is not WorkerState.DRAINING:
-            group.awake_since, group.is_exposed = self.now, False
+            group.awake_since = self.now
         if group.state is WorkerState.DRAINING and state in (WorkerState.FALLING_ASLEEP, WorkerState.STOPPING):
             group.answers.note_drained(self.now - group.since)
         group.state, group.since = state, self.now
@@ -196,11 +196,16 @@ class HostBooks:
         self.moves += 1  # its levels may be others now
         self.note_kinds()
 
-    def fix(self, group: Group, *, held_until: float | None, is_sheltered: bool, is_exposed: bool = False) -> None:
+    def fix(self, group: Group, *, held_until: float | None, is_sheltered: bool) -> None:
         """Note whether an operator holds the group, and whether its last use keeps it where it is."""
         group.held_until, group.is_sheltered = held_until, is_sheltered
-        group.is_exposed = group.is_exposed or is_exposed
         self._give_back_of_dead(group)
+        self.touch(group)
+        self.note_kinds()
+
+    def expose(self, group: Group, *, is_exposed: bool) -> None:
+        """Note whether a group gives way to the one that an operator switches to, however lately it was used."""
+        group.is_exposed, group.is_sheltered = is_exposed, group.is_sheltered and not is_exposed
         self.touch(group)
         self.note_kinds()
 

@@ -94,10 +94,6 @@ class Idling:
         is_ending = self._is_sheltered(group) and not group.in_use
         return group.unused_since + group.spec.sheltered_for if is_ending else inf
 
-    def expose(self, group: Group) -> None:
-        """Let a group give way to the one that an operator switches to, however lately it was used."""
-        self._host.fix(group, held_until=group.held_until, is_sheltered=False, is_exposed=True)
-
     # The ladder
 
     def _climb_down(self, group: Group) -> None:

@@ -255,7 +255,10 @@ class Placement:
         return [w for w in movers if not lent.isdisjoint(w.gpus) or ledger.shortfall(w.name, w.gpu_claim)]
 
     def fixed_in_the_way(self, group: Group) -> list[Group]:
-        """Return the pinned groups without whose leaving the group cannot come to its GPUs, however many others go."""
+        """Return the groups that leave for nobody, without which the group cannot come, however many others go.
+
+        They are the pinned ones, or, where beside these there is room for it, those that are sheltered for a while.
+        """
         if not self._host.fixed or group.state not in OFF | {WorkerState.ASLEEP}:
             return []
         return self._fixed(group.gpus, partial(self._shortfall, group), group)
@@ -277,6 +280,16 @@ class Placement:
 
     def _fixed(self, gpus: frozenset[GpuId], lacks: Lacks, but: Group | None = None) -> list[Group]:
         fixed = [other for other in self._host.fixed if other is not but and other.is_fixed]
+        pinned = [other for other in fixed if other.is_pinned]
+        if len(pinned) in (0, len(fixed)):
+            return self._holding(gpus, lacks, fixed)
+        # Who keeps it out for some time only is named where those that are pinned leave room for it.
+        return self._holding(gpus, lacks, pinned) or [
+            other for other in self._holding(gpus, lacks, fixed) if not other.is_pinned
+        ]
+
+    def _holding(self, gpus: frozenset[GpuId], lacks: Lacks, fixed: Sequence[Group]) -> list[Group]:
+        """Return those of `fixed` that hold what is missing once all but them have left the GPUs."""
         if not fixed:
             return []
         stay = {worker.name for other in fixed for worker in other.serving}

@@ -63,10 +63,14 @@ class Switch:
 
 @dataclass(slots=True)
 class OperatorSwitch:
-    """An operator's `switch`: goes ahead of the queue; `tickets` wait for its end."""
+    """An operator's `switch`: goes ahead of the queue; `tickets` wait for its end.
+
+    Until then the groups that are `exposed` for it leave for it, however lately they were used.
+    """
 
     group: str
     tickets: list[int] = field(default_factory=list)
+    exposed: list[Group] = field(default_factory=list)
 
 
 #: States of a victim that kept more than was thought, and was then ordered to start.
@@ -358,8 +362,12 @@ class Switching:
         yield from (FailSwitch(ticket, code, message) for ticket in self._end_wish())
 
     def _end_wish(self) -> list[int]:
-        operator_switch, self.operator_switch = self.operator_switch, None
-        return operator_switch.tickets if operator_switch is not None else []
+        if (ended := self.operator_switch) is None:
+            return []
+        self.operator_switch = None
+        for group in ended.exposed:
+            self.host.expose(group, is_exposed=False)
+        return ended.tickets
 
     def is_called(self, group: Group) -> bool:
         """Say whether an operator wants the group on its GPUs now: by a switch, or to validate it."""

@@ -12,6 +12,7 @@ from muxd.core.commands import (
     FinishSwitch,
     GrantLease,
     PersistHold,
+    RestoreLease,
     RevokeLease,
     SleepWorker,
     StartWorker,
@@ -149,10 +150,14 @@ def test_status_can_say_what_comes_next():
 # Shelter
 
 
+def kept_out(name):
+    why = f"model {name} cannot be loaded now: a is in use, and kept for 900 s after the last request (evict)"
+    return f"{why}; `muxctl switch {name}` goes before that"
+
+
 def test_while_a_model_is_in_use_or_was_lately_others_are_refused_with_the_reason():
     book = idle(single("a", sheltered_for=900.0), single("b"))
-    why = "model b cannot be loaded now: a is in use, and kept for 900 s after the last request (evict)"
-    text = f"{why}; `muxctl switch b` goes before that"
+    text = kept_out("b")
     assert book >> LeaseAsked(110, 2, "b") << FailLease(2, "model_in_use", text, 800.0)
     book = book >> DemandReported(200, 1, 1)
     assert book >> LeaseAsked(210, 3, "b") << FailLease(3, "model_in_use", text, 900.0)
@@ -182,6 +187,29 @@ def test_an_operators_switch_goes_before_that():
     book = book >> WorkerAsleep(27, "b") << WakeWorker("a") >> WorkerReady(28, "a", "http://a")
     assert book << GrantLease(3, "http://a", 2)
     assert book.group("a").is_sheltered
+
+
+def test_an_operators_switch_that_is_refused_takes_no_model_its_shelter():
+    pinned, kept = single("p", pinned=True, share=10), single("a", sheltered_for=900.0, share=20)
+    book = Playbook(pinned, kept, single("b", share=100), single("c", share=85), keep_turns=False)
+    book = book >> GpusMeasured(0, {"0": 100}, frozenset({"0"}))
+    book = book >> LeaseAsked(1, 1, "p") << StartWorker("p")
+    book = book >> WorkerReady(2, "p", "http://p") << GrantLease(1, "http://p", 1)
+    book = book >> LeaseAsked(3, 2, "a") << StartWorker("a")
+    book = book >> WorkerReady(4, "a", "http://a") << GrantLease(2, "http://a", 1)
+    text = "model b cannot be loaded: p is pinned, and b does not fit beside it; `muxctl stop p` makes room"
+    book = book >> DemandReported(10, 2, 0) >> SwitchAsked(11, 9, "b") << FailSwitch(9, "pinned_in_the_way", text)
+    assert book >> LeaseAsked(12, 3, "c") << FailLease(3, "model_in_use", kept_out("c"), 898.0)
+
+
+def test_a_model_whose_operators_switch_comes_to_nothing_leaves_the_others_sheltered():
+    book = idle(single("a", sheltered_for=900.0), single("b")) >> DemandReported(20, 1, 1)
+    book = book >> SwitchAsked(21, 9, "b") << RevokeLease(1, "switch", "a gives way to b", 321)
+    assert not book.group("a").is_sheltered
+    book = book >> SwitchAsked(22, 8, "a")
+    book = book << FailSwitch(9, "superseded", "a newer switch, to a, took its place")
+    book = book << RestoreLease(1) << FinishSwitch(8, "http://a")
+    assert book >> LeaseAsked(23, 2, "b") << FailLease(2, "model_in_use", kept_out("b"), 900.0)
 
 
 # Holds
