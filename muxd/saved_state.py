@@ -23,6 +23,7 @@ import trio
 
 from .borrowers import Borrower
 from .children import ChildRecord
+from .core.events import Verb
 from .core.spec import Troubles
 from .engines.wake_proof import ProofAnswer
 from .errors import in_words
@@ -109,6 +110,17 @@ class LoanRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     borrower: Borrower | None = None
 
 
+class OrderRecord(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """An operator's order, or a switch, that was not carried out yet when muxd left its workers to the next one."""
+
+    model: str
+    verb: Verb | None = None  # None: a switch to it
+    now: bool = False
+    level: int | None = None
+    replicas: int = 0
+    by: str = ""
+
+
 class SavedState(msgspec.Struct, kw_only=True):
     ending: Literal["", "stop", "handover"] = ""  # how muxd was about to end: with its workers, or without them
     workers: dict[str, WorkerRecord] = {}
@@ -118,6 +130,7 @@ class SavedState(msgspec.Struct, kw_only=True):
     stopped: list[str] = []  # models that an operator stopped: the next muxd does not start them
     held: dict[str, float | None] = {}  # models that an operator holds: until when, since the epoch; None: endless
     loans: dict[str, LoanRecord] = {}  # of GPUs, by number
+    orders: list[OrderRecord] = []  # of operators, that were not carried out yet at a handover
     learned: dict[str, LearnedRecord] = {}  # by worker
     scaled: dict[str, int] = {}  # how many replicas groups have, where they were scaled
 

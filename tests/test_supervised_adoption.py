@@ -336,6 +336,88 @@ async def test_beside_what_cannot_be_killed_no_next_muxd_would_start(autojump_cl
         muxd.host.server("a").child.kill()
 
 
+@asynccontextmanager
+async def left_by_handover(folder: Path, act: Act, **of_a: object) -> AsyncIterator[OneSupervisor]:
+    """The next muxd of one that handed over once it had done that."""
+
+    async def hand_over(muxd: OneSupervisor) -> None:
+        await act(muxd)
+        await muxd.service.prepare_handover(upgrade=False, now=False)
+        muxd.service.leave()
+        assert muxd.supervisor.finished.is_set()
+
+    async with killed_after(folder, hand_over, **of_a) as host, next_muxd(host) as muxd:
+        yield muxd
+
+
+def busy_when(verb: Verb, name: str = "a", **terms: int) -> Act:
+    """An operator orders that of a model that answers a request."""
+
+    async def act(muxd: OneSupervisor) -> None:
+        await both(muxd)
+        holder = muxd.wants("a")
+        await holder.told("granted")
+        holder.reports(1)
+        muxd.service.order(name, verb, by="root", **terms)
+        await muxd.until("a", "draining")
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("verb", "terms", "then"),
+    [(Verb.SLEEP, {"level": 2}, "asleep"), (Verb.STOP, {}, "stopped"), (Verb.RESTART, {}, "ready")],
+)
+async def test_an_order_whose_drain_had_begun_is_carried_out_by_the_next_muxd(
+    autojump_clock, tmp_path, verb, terms, then
+):
+    async with left_by_handover(tmp_path, busy_when(verb, **terms)) as muxd:
+        await muxd.until("a", "draining")
+        session = muxd.service.open_session()
+        session.take(LeaseClaim(1, "a", f"http://127.0.0.1:{muxd.saved.workers['a'].port}", in_flight=1))
+        await trio.sleep(5 * adoption.GRACE)
+        assert muxd.status("a")["state"] == "draining", "what it has in flight is waited for"
+        session.close()
+        await muxd.next_move("a", "asleep", "unloaded")
+        await muxd.until("a", then)
+        assert muxd.saved.orders == []
+
+
+async def test_a_restart_whose_processes_have_ended_is_a_start_for_the_next_muxd(autojump_clock, tmp_path):
+    async def act(muxd: OneSupervisor) -> None:
+        await both(muxd)
+        muxd.host.servers["a"].load_time = 30.0
+        muxd.service.order("a", Verb.RESTART)
+        await muxd.until("a", "starting")
+
+    async with left_by_handover(tmp_path, act) as muxd:
+        await muxd.until("a", "ready")
+        await trio.sleep(60.0)
+        assert len(muxd.host.children.all) == 3, "it is not started a third time"
+
+
+async def test_a_stop_whose_drain_had_begun_goes_on_after_a_crash(autojump_clock, tmp_path):
+    async with killed_after(tmp_path, busy_when(Verb.STOP)) as host, next_muxd(host) as muxd:
+        await muxd.next_move("a", "unloaded")
+        assert muxd.status("a")["state"] == "stopped"
+        assert host.server("a").child.signals == ["stop"]
+
+
+async def test_a_switch_that_waited_is_made_by_the_next_muxd_for_the_same_operator(autojump_clock, tmp_path):
+    async def act(muxd: OneSupervisor) -> None:
+        await both(muxd)
+        holder = muxd.wants("a")
+        await holder.told("granted")
+        holder.reports(1)
+        muxd.service.switch("b", by="root")
+        await muxd.until("a", "draining")
+
+    async with left_by_handover(tmp_path, act) as muxd:
+        assert (await muxd.switch("b"))["type"] == "ready"
+        asked = [event async for event in muxd.service.events(0, follow=False) if event["type"] == "operator"]
+        assert [(event["order"], event["by"]) for event in asked] == [("switch", "root"), ("switch", None)]
+
+
 async def test_what_has_begun_is_not_waited_for_where_that_is_said(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         muxd.host.servers["a"].load_time = 50.0

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from .events import OrderGiven, SwitchAsked, Verb
 from .group import Group
 from .ledger import HOST_RAM, GpuId
 from .progress import Progress, next_step, progress_of
@@ -197,6 +198,23 @@ class CoreView:
     def demand(self) -> dict[str, tuple[int, int]]:
         """Return how many requests each group has in flight, and how many wait for it."""
         return {name: (group.in_flight, group.waiting_count) for name, group in self._host.groups.items()}
+
+    def orders(self) -> tuple[SwitchAsked | OrderGiven, ...]:
+        """Return the switch and the orders that operators gave and that are not carried out yet, to be given again.
+
+        A restart whose processes have ended is a start by now.  A validation is left out: its figures are for the one
+        who waits for them.
+        """
+        found: list[SwitchAsked | OrderGiven] = []
+        for group in self._host.groups.values():
+            order = group.order
+            if order is not None and order.tickets and order.verb is not Verb.VALIDATE:
+                verb = Verb.START if order.is_down else order.verb
+                now, level, replicas = order.now, order.level, order.replicas
+                found.append(OrderGiven(0.0, order.tickets[0], group.name, verb, now, level, replicas=replicas))
+        if (switch := self._scheduler.switching.operator_switch) is not None:
+            found.append(SwitchAsked(0.0, switch.tickets[0], switch.group))
+        return tuple(found)
 
     @property
     def moves(self) -> int:

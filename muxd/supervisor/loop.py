@@ -65,6 +65,7 @@ from .learned import LearnedFile
 from .measurements import Measurements
 from .notices import Notices
 from .order_streams import OrderStream, OrderStreams
+from .pending_orders import keep_orders, resume_orders
 from .reload import ConfigurationReloaded, Reloader, Reread
 from .runner_set import RunnerSet
 from .service import SupervisorService
@@ -209,6 +210,7 @@ class Supervisor:
                 if trouble.waits == "failed" and trouble.awaits_port:
                     nursery.start_soon(self._context.runners[name].watch_port, name=f"port of {name}")
             for_proxies = hold_for_proxies(self._context, adopted)
+            resume_orders(self._context, self.service, adopted)
             nursery.start_soon(let_go, self._context, for_proxies, name="grace for proxies")
             task_status.started()
             async for event in self._mailbox:
@@ -279,6 +281,7 @@ class Supervisor:
 
     def _leave(self) -> None:
         self._learned.keep()
+        keep_orders(self._context)
         self._note_ending("handover")
         self.finished.set()
 

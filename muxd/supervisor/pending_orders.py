@@ -1,0 +1,44 @@
+"""What operators had ordered and was not carried out when muxd left its workers: written down, and given again."""
+
+from collections.abc import Iterable
+
+from muxd.core.events import AdoptedWorker, OrderGiven, SwitchAsked, Verb
+from muxd.core.spec import group_of
+from muxd.saved_state import OrderRecord
+
+from .context import SupervisorContext
+from .service import SupervisorService
+
+
+def keep_orders(context: SupervisorContext) -> None:
+    """Put what is not carried out yet into the state, which is to be saved after this."""
+    context.workers.state.state.orders = [
+        _record(order, context.orders.operator(order.ticket)) for order in context.view.orders()
+    ]
+
+
+def _record(order: SwitchAsked | OrderGiven, by: str) -> OrderRecord:
+    if isinstance(order, SwitchAsked):
+        return OrderRecord(model=order.group, by=by)
+    return OrderRecord(
+        model=order.group, verb=order.verb, now=order.now, level=order.level, replicas=order.replicas, by=by
+    )
+
+
+def resume_orders(context: SupervisorContext, service: SupervisorService, adopted: Iterable[AdoptedWorker]) -> None:
+    """Give again what an earlier muxd left, and the stop of models that an operator stopped and that still run.
+
+    Nobody waits for the ends; whoever orders the same again waits for what is under way.
+    """
+    state = context.workers.state.state
+    orders, state.orders = state.orders, []
+    running, known = {group_of(worker.worker) for worker in adopted}, {order.model for order in orders}
+    orders += [OrderRecord(model=name, verb=Verb.STOP) for name in state.stopped if name in running - known]
+    for each in orders:
+        if each.verb is None:
+            progress = service.switch(each.model, each.by)
+        else:
+            progress = service.order(
+                each.model, each.verb, now=each.now, level=each.level, replicas=each.replicas, by=each.by
+            )
+        progress.close()
