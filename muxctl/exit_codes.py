@@ -50,6 +50,7 @@ BY_CODE = {
     "pinned_in_the_way": ExitCode.NOT_READY,
     "model_in_use": ExitCode.NOT_READY,
     "gpu_lent": ExitCode.NOT_READY,
+    "gpu_awaited": ExitCode.NOT_READY,
     "loan_not_found": ExitCode.NOT_READY,
     "not_held": ExitCode.NOT_READY,
     "level_refused": ExitCode.USAGE,

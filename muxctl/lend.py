@@ -30,7 +30,7 @@ EXAMPLES = {
 }
 EXITS = EVERYWHERE | {
     ExitCode.OK: "COMMAND ended with 0; else its own exit status",
-    ExitCode.NOT_READY: "the GPU cannot be lent: a pinned or held model is there, or it is lent",
+    ExitCode.NOT_READY: "a pinned or held model is on the GPU, or it is lent, or wanted already",
     ExitCode.INTERRUPTED: "interrupted before COMMAND was started",
 }
 

@@ -263,6 +263,13 @@ class GpuLent(Unavailable):
     code = "gpu_lent"
 
 
+class GpuAwaited(MuxdError):
+    """A GPU is to be lent for as long as nobody wants it, and a request waits for it."""
+
+    code = "gpu_awaited"
+    status = 409
+
+
 class LoanNotFound(MuxdError):
     """There is no such loan of a GPU."""
 

@@ -240,6 +240,11 @@ class ControlRoutes:
         body = body_of(request, LoanBody)
         if body.borrowed and not body.gpus:
             raise BadRequest("gpus: name the GPUs that are lent", field="gpus")
+        if not body.borrowed and (body.gpus or body.preemptible):
+            field = "gpus" if body.gpus else "preemptible"
+            raise BadRequest(
+                f"{field}: without a borrower all GPUs are given up, until their time is over", field=field
+            )
         until = inf if body.for_s is None else trio.current_time() + body.for_s
         gpus = frozenset(map(str, body.gpus))
         terms = LoanTerms(gpus, until, body.borrowed, body.preemptible, body.refuses)

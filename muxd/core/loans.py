@@ -68,15 +68,13 @@ class Loans:
             self._add(Loan(number, terms, terms.gpus or self._host.all_gpus, returning, is_granted=True))
 
     def _why_not(self, terms: LoanTerms, gpus: frozenset[GpuId]) -> tuple[str, str] | None:
-        shown = f"GPU {' and '.join(in_order(gpus))}"
         if unknown := gpus - self._host.all_gpus:
             known = ", ".join(in_order(self._host.all_gpus)) or "none"
             return "gpu_missing", f"no model may use GPU {' or '.join(in_order(unknown))}; there are {known}"
         if taken := gpus & self._host.lent:
-            shown = f"GPU {' and '.join(in_order(taken))} {'are' if len(taken) > 1 else 'is'}"
             if any(not loan.terms.is_borrowed for loan in self._loans.values()):
-                return "gpu_lent", f"{shown} given up already (muxctl yield); `muxctl yield --end` ends that"
-            return "gpu_lent", f"{shown} lent already; muxctl status shows until when"
+                return "gpu_lent", f"{_shown(taken)} given up already (muxctl yield); `muxctl yield --end` ends that"
+            return "gpu_lent", f"{_shown(taken)} lent already; muxctl status shows until when"
         if not terms.is_borrowed:
             return None
         for group in self._on(gpus):
@@ -84,10 +82,8 @@ class Loans:
                 how = "pinned" if group.spec.pinned else "held by an operator"
                 verb = "stop" if group.spec.pinned else "unhold"
                 way = f"`muxctl {verb} {group.name}` makes room"
-                return (
-                    "pinned_in_the_way",
-                    f"{shown} cannot be lent: {group.name} is {how}, and leaves for nobody; {way}",
-                )
+                what = f"GPU {' and '.join(in_order(gpus))} cannot be lent"
+                return "pinned_in_the_way", f"{what}: {group.name} is {how}, and leaves for nobody; {way}"
         return None
 
     def _add(self, loan: Loan) -> None:
@@ -124,8 +120,9 @@ class Loans:
             if loan.terms.until <= self._host.now and not loan.is_recalled:
                 yield from self._time_is_over(loan)
             if loan.number in self._loans:
-                yield from self._send_away(loan)
                 yield from self._preempt(loan)
+            if loan.number in self._loans:
+                yield from self._send_away(loan)
 
     def grant(self) -> Iterator[Command]:
         """Grant the loans whose GPUs are clear of weights, with nobody's memory changing there."""
@@ -144,14 +141,24 @@ class Loans:
             yield FinishLoan(loan.number)
 
     def _preempt(self, loan: Loan) -> Iterator[Command]:
-        wanted = loan.terms.is_preemptible and loan.is_granted and not loan.is_recalled
-        waiting = next((g for g in self._host.leases.wanted.values() if wanted and self.keeps_off(g) is loan), None)
-        if waiting is not None:
+        """Let a request that waits for the GPUs of a preemptible loan go before it, also before it is granted."""
+        if not loan.terms.is_preemptible or loan.is_recalled:
+            return
+        waiting = next((g for g in self._host.leases.wanted.values() if self.keeps_off(g) is loan), None)
+        if waiting is None:
+            return
+        if loan.is_granted:
             loan.is_recalled = True
             yield RecallLoan(loan.number, f"a request waits for {waiting.name}")
+        else:
+            self.end(loan.number)
+            what = (
+                f"{_shown(loan.gpus)} not lent: a request waits for {waiting.name}, and goes before a preemptible loan"
+            )
+            yield FailLoan(loan.number, "gpu_awaited", f"{what}; ask again once none waits, or without --preemptible")
 
     def _send_away(self, loan: Loan) -> Iterator[Command]:
-        why = f"GPU {' and '.join(in_order(loan.gpus))} is lent"
+        why = f"{_shown(loan.gpus)} {'lent' if loan.terms.is_borrowed else 'given up (muxctl yield)'}"
         for group in self._on(loan.gpus):
             order = group.order
             if group.state in (WorkerState.STARTING, WorkerState.STANDBY):
@@ -184,8 +191,7 @@ class Loans:
     def refusal(self, loan: Loan, group: Group) -> tuple[str, str, float | None]:
         """Return why a group does not come while the loan lasts: code, message, seconds until it may be over."""
         left = loan.terms.until - self._host.now
-        shown = " and ".join(in_order(loan.gpus))
-        what = f"GPU {shown} is lent" if loan.terms.is_borrowed else f"GPU {shown} is given up (muxctl yield)"
+        what = f"{_shown(loan.gpus)} {'lent' if loan.terms.is_borrowed else 'given up (muxctl yield)'}"
         end = "" if left == inf else f" for {left:.0f} s yet"
         way = "`muxctl status` shows the loan" if loan.terms.is_borrowed else "`muxctl yield --end` ends that"
         return "gpu_lent", f"model {group.name} cannot be loaded now: {what}{end}; {way}", max(1.0, min(left, 60.0))
@@ -193,3 +199,8 @@ class Loans:
     def all(self) -> tuple[Loan, ...]:
         """Return the loans, the oldest first."""
         return tuple(self._loans.values())
+
+
+def _shown(gpus: frozenset[GpuId]) -> str:
+    """Return GPUs as the beginning of a sentence about them."""
+    return f"GPU {' and '.join(in_order(gpus))} {'are' if len(gpus) > 1 else 'is'}"

@@ -231,6 +231,8 @@ async def test_a_loan_ends_with_who_asked_for_it_unless_there_is_a_borrower(desk
     [
         ("POST", "/v1/loans", {}, 400),
         ("POST", "/v1/loans", {"gpus": [-1]}, 400),
+        ("POST", "/v1/loans", {"borrowed": False, "gpus": ["0"]}, 400),
+        ("POST", "/v1/loans", {"borrowed": False, "preemptible": True}, 400),
         ("POST", "/v1/loans", {"gpus": ["0"], "for_s": 0}, 400),
         ("POST", "/v1/loans/4/borrower", {"pid": 1}, 400),
         ("POST", "/v1/loans/four/borrower", {"pid": 77}, 404),

@@ -14,6 +14,7 @@ from muxd.core.commands import (
     GrantLease,
     GrantLoan,
     RecallLoan,
+    RestoreLease,
     RevokeLease,
     SleepWorker,
     StartWorker,
@@ -190,6 +191,20 @@ def test_a_preemptible_loan_is_recalled_for_a_request_that_waits_for_its_gpu(is_
     assert book.pending == recalled
     book.pending.clear()
     assert book >> LeaseAsked(32, 4, "a")
+
+
+def test_a_preemptible_loan_is_not_granted_where_a_request_waits_and_the_model_that_was_to_leave_serves_on():
+    book = serving("a", requests=1) >> lend(20, "0", is_preemptible=True)
+    book = book << RevokeLease(1, "sleep", "GPU 0 is lent", 320)
+    why = "GPU 0 is not lent: a request waits for a, and goes before a preemptible loan"
+    refused = FailLoan(7, "gpu_awaited", f"{why}; ask again once none waits, or without --preemptible")
+    assert book >> LeaseAsked(21, 2, "a") << refused << RestoreLease(1) << GrantLease(2, "http://a", 1)
+
+
+def test_a_preemptible_loan_is_refused_at_once_where_a_request_waits_for_its_turn():
+    book = serving("a", "b", requests=1) >> LeaseAsked(19, 2, "b") >> lend(20, "0", is_preemptible=True)
+    assert isinstance(book.pending.pop(), FailLoan)
+    assert book.group("a").state is WorkerState.READY
 
 
 def test_all_gpus_are_given_up_for_a_time_and_then_all_that_were_awake_come_back():
