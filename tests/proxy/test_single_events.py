@@ -11,6 +11,7 @@ from muxd.proxy.sockets.reactor import READ_SIZE
 
 from .http_client import HttpClient, chat, post
 from .proxy_env import ProxyEnv, open_proxy_env
+from .record import PATIENCE
 from .test_lost_workers import metric
 from .test_sending import slow_reader, stuck
 from .test_waiting import TALKATIVE, waiting
@@ -43,14 +44,15 @@ class Hand:
 
     async def gives(self, piece: bytes) -> None:
         """And the client has it."""
-        await self._pieces.send(piece)
+        await self.sends(piece)
         await self._browser.until(piece)
 
     async def dies(self) -> None:
-        await self._pieces.send(None)
+        await self.sends(None)
 
-    async def sends(self, piece: bytes) -> None:
-        await self._pieces.send(piece)
+    async def sends(self, piece: bytes | None) -> None:
+        with trio.fail_after(PATIENCE):
+            await self._pieces.send(piece)
 
 
 @pytest.fixture
@@ -148,13 +150,14 @@ async def test_a_client_that_reads_late_gets_every_event_and_little_is_kept_for_
             await trio.testing.wait_all_tasks_blocked()
 
     await http_client.send(post(chat(stream=True)))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(send_all)
-        await stuck(proxy_env)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        handlers = proxy_env.proxy.front.reactor.handlers()
-        assert sum(h.unsent() for h in handlers if isinstance(h, ClientConnection)) < READ_SIZE + 5000
-        assert (await http_client.reply()).body == b"".join(events) + END
+    with trio.fail_after(2 * PATIENCE):  # a proxy that never rests would keep `wait_all_tasks_blocked` for ever
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_all)
+            await stuck(proxy_env)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            handlers = proxy_env.proxy.front.reactor.handlers()
+            assert sum(h.unsent() for h in handlers if isinstance(h, ClientConnection)) < READ_SIZE + 5000
+            assert (await http_client.reply()).body == b"".join(events) + END
 
 
 async def test_tokens_told_in_an_event_of_two_chunks_are_counted(
