@@ -4,6 +4,7 @@ Lock files are never removed: after a removal two processes could lock two files
 name.
 """
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
@@ -28,14 +29,20 @@ def hold(path: Path, what: str) -> int:
     make_way(path)
     if (inherited := _inherited(path)) is not None:
         return inherited
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o644)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        lock = os.open(path, os.O_RDONLY | flags)  # it can be held all the same, if an earlier muxd made it
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
         os.close(lock)
         raise already_running(what, holder) from None
-    with suppress(OSError):  # a full disk keeps no muxd from starting: the error message then names no pid
+    with suppress(OSError):  # a full or read-only disk keeps no muxd from starting: an error then names no pid
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock

@@ -101,7 +101,8 @@ def make_folder(path: Path) -> None:
         if not stat.S_ISDIR(path.lstat().st_mode):
             put_aside(path, "it is not a folder")
     path.mkdir(mode=0o700, exist_ok=True)
-    path.chmod(0o700)
+    if stat.S_IMODE(path.stat().st_mode) != 0o700:  # a read-only disk allows no chmod, and needs none
+        path.chmod(0o700)
 
 
 def claim_folder(path: Path, setting: str, others_may: int) -> None:

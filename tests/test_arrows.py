@@ -30,8 +30,20 @@ AT_MOST = {
     "client": {"errors", "http", "protocol"},
     "simulator": {"errors", "http"},
     "importers": {"config", "errors"},
-    "children": {"errors", "own_files", "shim", "threads"},
-    "proxy": {"client", "config", "errors", "http", "protocol", "notify", "own_log", "pool_share", "ports", "threads"},
+    "children": {"errors", "missing_folders", "own_files", "shim", "threads"},
+    "proxy": {
+        "client",
+        "config",
+        "errors",
+        "missing_folders",
+        "http",
+        "protocol",
+        "notify",
+        "own_log",
+        "pool_share",
+        "ports",
+    }
+    | {"threads"},
 }
 
 #: What each of these rooms never imports of muxd.
@@ -157,6 +169,7 @@ def test_the_proxy_knows_only_the_clients_side():
         "client",
         "config",
         "errors",
+        "missing_folders",
         "protocol",
         "log_levels",
         "ports",

@@ -9,6 +9,7 @@ from muxd.config import load_config
 from muxd.demo import write_demo_config
 from muxd.engines.gpu_source import open_gpus
 from muxd.locks import hold
+from muxd.missing_folders import make_missing
 from muxd.own_files import CannotStart, claim_folder, make_folder, make_way, put_aside
 from muxd.saved_state import StateFile, WorkerRecord
 from muxd.workers import remove_left_outside
@@ -114,3 +115,20 @@ async def test_a_ledger_that_cannot_be_read_is_put_aside(tmp_path, content):
     ledger.write_bytes(content)
     await open_gpus(config).read()
     assert ledger.with_suffix(".unreadable").read_bytes() == content
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022])
+def test_a_folder_that_was_removed_with_those_above_it_is_made_again_as_muxds_start_makes_it(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        make_missing(tmp_path / "lib" / "state" / "children")
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / folder).stat().st_mode & 0o777 for folder in ("lib/state", "lib/state/children")]
+    assert modes == [0o750, 0o700]
+
+
+def test_a_folder_whose_mode_is_right_is_left_as_it_is_on_a_disk_that_lets_nothing_be_changed(tmp_path, monkeypatch):
+    make_folder(tmp_path / "workers")
+    monkeypatch.setattr(Path, "chmod", lambda *_: pytest.fail("a read-only disk refuses it"))
+    make_folder(tmp_path / "workers")

@@ -19,6 +19,7 @@ from msgspec import Struct, field
 
 from muxd import shim
 from muxd.errors import CannotSpawn, in_words
+from muxd.missing_folders import make_missing
 from muxd.own_files import make_way
 from muxd.shim.cgroup import cgroup_populated
 from muxd.shim.processes import boot_id, look_up
@@ -97,7 +98,7 @@ class Children:
             raise CannotSpawn(f"cannot start {spec.name}: {in_words(error)}: {meaning}", name=spec.name) from error
 
     def _spawn(self, spec: ChildSpec, held: ExitStack) -> Child:
-        self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may have been removed
+        make_missing(self._run_dir)
         lock_file = self._run_dir / f"{spec.name}.lock"
         exit_file = self._run_dir / f"{spec.name}.exit"
         for path in (lock_file, exit_file, exit_file.with_name(f"{exit_file.name}.tmp"), error_file(lock_file)):

@@ -125,7 +125,11 @@ class Log:
         try:
             self._fd = os.open(self._path, flags, 0o640)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
+            before = os.umask(0o027)
+            try:
+                os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
+            finally:
+                os.umask(before)
             self._fd = os.open(self._path, flags, 0o640)
         found = os.fstat(self._fd)
         self._identity = (found.st_dev, found.st_ino)

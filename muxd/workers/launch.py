@@ -23,6 +23,7 @@ from muxd.http.keepalive_client import HttpClient
 from muxd.launchers.launcher import launcher_for
 from muxd.launchers.observed_scripts import ObservedScripts
 from muxd.log_names import file_name, log_files
+from muxd.missing_folders import make_missing
 from muxd.ports import HOST
 from muxd.saved_state import StateFile, WorkerRecord
 from muxd.shim.shim_spec import CHILD_PID
@@ -257,7 +258,8 @@ def _remove(*folders: Path) -> None:
 
 
 def _write_files(plan: LaunchContext, orders: LaunchSpec) -> None:
-    plan.workdir.mkdir(parents=True, mode=0o700)
+    make_missing(plan.workdir.parent)
+    plan.workdir.mkdir(mode=0o700)
     plan.tmpdir.mkdir(mode=0o700)
     for path, text in orders.files.items():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

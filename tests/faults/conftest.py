@@ -45,6 +45,20 @@ class Immutable:
         self._folders = []
 
 
+class ReadOnly:
+    """A folder on a disk that is mounted read-only: not one byte can be written, whatever is open stays open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def spoil(self) -> None:
+        subprocess.run(["mount", "--bind", self._path, self._path], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", self._path], check=True)
+
+    def mend(self) -> None:
+        subprocess.run(["umount", "--lazy", self._path], check=True)
+
+
 class FailingDisk:
     """A file system whose writes fail with EIO: its device is memory of which no more may be taken.
 
@@ -79,13 +93,13 @@ def chattr(flag: str, *paths: Path) -> None:
 
 
 #: A disk that can be spoilt.
-Disk = SmallDisk | Immutable
+Disk = SmallDisk | Immutable | ReadOnly
 
 
 @pytest.fixture(params=["full", "read-only"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Disk]]:
     """`disk("logs")` makes the folder of this name in the test's folder a disk that can be spoilt."""
-    full: list[Path] = []
+    mounted: list[Path] = []
     immutable: list[Immutable] = []
 
     def make(name: str) -> Disk:
@@ -101,13 +115,13 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[s
         argv = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(folder)]
         if os.geteuid() != 0 or subprocess.run(argv, stderr=subprocess.DEVNULL, check=False).returncode != 0:
             pytest.skip("needs the right to mount a small tmpfs")
-        full.append(folder)
-        return SmallDisk(folder)
+        mounted.append(folder)
+        return SmallDisk(folder) if request.param == "full" else ReadOnly(folder)
 
     yield make
     for each in immutable:
         each.mend()
-    for folder in full:
+    for folder in mounted:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.end_to_end.conftest import two_models
 from tests.end_to_end.muxd import Muxd, eventually
 
-from .conftest import Disk, FailingDisk
+from .conftest import Disk, FailingDisk, ReadOnly, SmallDisk
 from .oracles import judged
 
 #: What the system says of a disk that is spoilt.
@@ -64,11 +64,11 @@ def test_a_switch_without_a_disk_for_its_state_is_known_to_the_next_muxd(
         assert muxd.ask(name)
 
 
-@pytest.mark.parametrize("disk", ["full"], indirect=True)
-def test_a_muxd_that_is_started_on_a_full_disk_takes_over(
+@pytest.mark.parametrize("disk", ["full", "mounted read-only"], indirect=True)
+def test_a_muxd_that_is_started_without_a_disk_for_its_state_takes_over(
     disk: Callable[[str], Disk], start: Callable[..., Muxd]
 ) -> None:
-    """Not even the few bytes of its pid can be written."""
+    """Not even the few bytes of its pid can be written; what was awake serves, and muxd says what it cannot keep."""
     state = disk("state")
     muxd = start(two_models())
     for name in ("beta", "alpha"):
@@ -80,9 +80,15 @@ def test_a_muxd_that_is_started_on_a_full_disk_takes_over(
     muxd.kill()
     muxd.start_again()
     assert {name: muxd.status(name)["pid"] for name in NAMES} == before
+    assert muxd.ask("alpha")
+    assert "cannot write the state file" in muxd.log
+    assert "Traceback" not in muxd.log
+    if isinstance(state, ReadOnly):
+        state.mend()  # a simulated server that wakes writes down there what it has of its GPU
     for name in ("beta", "alpha"):
         assert muxd.ask(name)
-    state.mend()
+    if isinstance(state, SmallDisk):
+        state.mend()
 
 
 def test_a_start_without_a_disk_for_its_state_is_told_and_is_made_again(

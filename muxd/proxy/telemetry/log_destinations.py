@@ -9,6 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from muxd.missing_folders import make_missing
+
 _DAY = len("2026-01-31")
 
 
@@ -76,7 +78,7 @@ class Folder:
         path = self._folder / f"access-{day}{self._end}"
         if self._output is None or path != self._path or not self._output.is_at(path):
             self.close()
-            self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            make_missing(self._folder, mode=0o750)
             self._path, self._output = path, _Output(_open_to_append(path), str(path))
         return self._output
 

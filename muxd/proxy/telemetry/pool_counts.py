@@ -19,6 +19,7 @@ from muxd.client import ControlClient
 from muxd.errors import MuxdError, RouteNotFound
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, ServerLimits, serve_http
+from muxd.missing_folders import make_missing
 from muxd.pool_share import PoolShare
 from muxd.threads import in_thread
 
@@ -214,7 +215,7 @@ async def _listener_once_removed(path: Path) -> trio.SocketListener:
 
 def _listener_at(path: Path) -> trio.SocketListener:
     """Listen at this path, in the place of any process that did before, and make its folder where it is missing."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_missing(path.parent)
     fresh = path.with_suffix(".tmp")
     fresh.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
