@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from math import isinf, isnan, nan, sqrt
 from statistics import mean, median
 
@@ -144,21 +146,18 @@ class Setting:
 
 
 def settings(span: float, seeds: int, costs: Sequence[float] = COSTS) -> Iterator[Setting]:
-    for workload in WORKLOADS:
-        loads = [workload(span, random.Random(seed)) for seed in range(seeds)]
-        for cost in costs:
-            runs: dict[str, list[Run]] = {}
-            bounds = []
-            for name, make in HOSTS.items():
-                runs[name] = []
-                for seed, load in enumerate(loads):
-                    host = (
-                        _practised(workload(span, random.Random(PRACTICE + seed)), cost) if name == "muxd" else make()
-                    )
-                    runs[name].append(World(load, host, cost).run())
-                    if isinstance(host, CoreHost):
-                        bounds.append(host.bound())
-            yield Setting(loads[0].name, cost, runs, bounds)
+    """Yield all settings, each run in a process of its own, as many at once as there are cores."""
+    each = [(workload, cost) for workload in WORKLOADS for cost in costs]
+    with ProcessPoolExecutor() as pool:
+        yield from pool.map(_setting, *zip(*each, strict=True), repeat(span), repeat(seeds))
+
+
+def _setting(workload: Callable[[float, random.Random], Workload], cost: float, span: float, seeds: int) -> Setting:
+    loads = [workload(span, random.Random(seed)) for seed in range(seeds)]
+    runs = {name: [World(load, make(), cost).run() for load in loads] for name, make in HOSTS.items() if name != "muxd"}
+    hosts = [_practised(workload(span, random.Random(PRACTICE + seed)), cost) for seed in range(seeds)]
+    runs["muxd"] = [World(load, host, cost).run() for load, host in zip(loads, hosts, strict=True)]
+    return Setting(loads[0].name, cost, runs, [host.bound() for host in hosts])
 
 
 def _practised(load: Workload, cost: float) -> CoreHost:
