@@ -149,7 +149,8 @@ def _next_of_ready(host: HostState, switching: Switching, idling: Idling, group:
         return None
     if not switching.is_measured(host.groups[rival]):
         return f"gives way to {rival} after its turn"
-    return f"gives way to {rival} in at most {left:.0f}s"
+    at_most = max(left, switching.lineup.due_at(host.groups[rival]) - now)  # before that only in a quiet moment
+    return f"gives way to {rival} in at most {at_most:.0f}s"
 
 
 def _next_of_unused(idling: Idling, group: Group, now: float) -> str | None:

@@ -21,6 +21,7 @@ from muxd.core.events import (
 from muxd.core.policy import linger, usual_gap
 from muxd.core.progress import next_step
 from muxd.core.states import WorkerState
+from muxd.core.view import CoreView
 
 from .playbook import Playbook, serving_a, single
 
@@ -156,6 +157,16 @@ def test_a_quiet_model_gives_way_before_the_other_one_is_due():
     assert book.timer == pytest.approx(325.9, abs=0.1), "two fifths of 30 s"
     assert book >> TimerFired(326) << revoked(326)
     assert book.group("a").answers.crowd == 0, "that it was quiet says nothing of how many are usually in flight"
+
+
+def test_of_a_quiet_model_it_is_told_when_it_gives_way_at_the_latest():
+    """Not the quiet moment: it may be quiet no more by then."""
+    book = one_answer(314)
+    for name, state in (("a", WorkerState.FALLING_ASLEEP), ("b", WorkerState.WAKING)):
+        cost = book.worker(name).costs[state, 2]
+        cost.learn(cost.seconds)
+    said = CoreView(book.scheduler).group("a", 323).next_step
+    assert (book.timer, said) == (pytest.approx(325.9, abs=0.1), "gives way to b in at most 21s")
 
 
 def test_a_moment_is_quiet_also_right_after_another_look():
