@@ -92,8 +92,8 @@ Here it decides once more, without GPU and configuration.""",
         """\
 Prints switches, waits and time spent switching: as it was, simulated with the
 same settings, and simulated with those of --set.  Compare the last two.  Keys are
-wait_target and keep_turns, and of a model drain_timeout, preload, pinned,
-sleep_level, share and copy.  The journal has how long a model was busy, not how
+wait_target, keep_turns and batch_max_wait, and of a model drain_timeout, preload,
+pinned, priority, sleep_level, share and copy.  The journal has how long a model was busy, not how
 long each answer took: where one unusually long answer is under way, muxd keeps a
 model open for longer than the simulated rows do.""",
         {

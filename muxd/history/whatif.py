@@ -9,7 +9,7 @@ model gives way in a quiet moment (`policy.quiet_from`); both rows give way late
 """
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from math import ceil, inf
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from muxd.config.units import parse_duration
+from muxd.config.units import parse_duration, parse_size
 from muxd.core import commands as core_commands
 from muxd.core.commands import Command
 from muxd.core.events import (
@@ -43,17 +43,39 @@ from muxd.core.events import (
 )
 from muxd.core.ledger import HOST_RAM
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import GroupSpec, Learned
+from muxd.core.spec import DefaultGroup, GroupSpec, Learned
 from muxd.core.states import WorkerState
 from muxd.errors import ConfigError
 
 from .decision_journal import read_journal
 
-#: Keys of the policy, with what they are in Scheduler's own words.
-_POLICY = ("wait_target", "keep_turns")
+
+class Kind(NamedTuple):
+    """What a key takes."""
+
+    name: str
+    read: Callable[[str], Any]  # raises ValueError and KeyError
+
+
+def _whole(low: int, high: int) -> Kind:
+    def read(text: str) -> int:
+        if not low <= (number := int(text)) <= high:
+            raise ValueError
+        return number
+
+    return Kind(f"a whole number from {low} to {high}", read)
+
+
+_TIME = Kind("a time", lambda text: parse_duration(float(text) if text.isdecimal() else text))
+_FLAG = Kind("true or false", {"true": True, "false": False}.__getitem__)
+_SIZE = Kind("a size", lambda text: parse_size(int(text) if text.isdecimal() else text))
+
+#: Keys of the policy.
+_POLICY = {"wait_target": _TIME, "keep_turns": _FLAG, "batch_max_wait": _TIME}
 
 #: Keys of a model that the core decides by.
-_OF_GROUP, _OF_WORKER = ("drain_timeout", "preload", "pinned"), ("sleep_level", "share", "copy")
+_OF_GROUP = {"drain_timeout": _TIME, "preload": _FLAG, "pinned": _FLAG, "priority": _whole(-10, 10)}
+_OF_WORKER = {"sleep_level": _whole(0, 3), "share": _SIZE, "copy": _SIZE}
 
 
 class Work(NamedTuple):
@@ -63,6 +85,7 @@ class Work(NamedTuple):
     group: str
     seconds: float
     requests: int
+    is_batch: bool = False  # all those of them that waited
 
 
 class Settings(Struct, frozen=True):
@@ -71,11 +94,13 @@ class Settings(Struct, frozen=True):
     specs: tuple[GroupSpec, ...]
     wait_target: float
     keep_turns: bool
+    batch_max_wait: float
+    default: DefaultGroup
 
     def changed(self, key: str, text: str) -> "Settings":
         """Return these with one key set; raises ConfigError for a key or a value that there is not."""
         if key in _POLICY:
-            return replace(self, **{key: _value(key, text, getattr(self, key))})
+            return replace(self, **{key: _value(key, text, _POLICY[key])})
         name, _, of_model = key.rpartition(".")
         found = [spec for spec in self.specs if spec.name == name]
         if not found or of_model not in (*_OF_GROUP, *_OF_WORKER):
@@ -85,22 +110,19 @@ class Settings(Struct, frozen=True):
             raise ConfigError([f"muxd whatif: --set {key}: there are {known}"])
         (spec,) = found
         if of_model in _OF_GROUP:
-            changed = replace(spec, **{of_model: _value(key, text, getattr(spec, of_model))})
+            changed = replace(spec, **{of_model: _value(key, text, _OF_GROUP[of_model])})
         else:
-            value = _value(key, text, 0)
+            value = _value(key, text, _OF_WORKER[of_model])
             workers = tuple(replace(worker, **{of_model: value}) for worker in spec.workers)
             changed = replace(spec, workers=workers)
         return replace(self, specs=tuple(changed if each is spec else each for each in self.specs))
 
 
-def _value(key: str, text: str, like: object) -> Any:
+def _value(key: str, text: str, kind: Kind) -> Any:
     try:
-        if isinstance(like, bool):
-            return {"true": True, "false": False}[text]
-        return int(text) if isinstance(like, int) else parse_duration(float(text) if text.isdecimal() else text)
+        return kind.read(text)
     except (ValueError, KeyError):
-        kind = "true or false" if isinstance(like, bool) else "a whole number" if isinstance(like, int) else "a time"
-        raise ConfigError([f"muxd whatif: --set {key}: {text!r} is not {kind}"]) from None
+        raise ConfigError([f"muxd whatif: --set {key}: {text!r} is not {kind.name}"]) from None
 
 
 @dataclass(slots=True)
@@ -157,7 +179,13 @@ class SimulatedHost:
         self.outcome = Outcome()
         self._to_gate = to_gate
         self._at_gate: dict[str, float] = {}  # when a process in standby comes, or came, to its gate
-        self._core = Scheduler(settings.specs, settings.wait_target, keep_turns=settings.keep_turns)
+        self._core = Scheduler(
+            settings.specs,
+            settings.wait_target,
+            keep_turns=settings.keep_turns,
+            default=settings.default,
+            batch_max_wait=settings.batch_max_wait,
+        )
         self._now = began
         self._numbers = count(1)
         self._queue: list[tuple[float, int, Event | Work | tuple[_Lease, str, int]]] = []
@@ -215,7 +243,8 @@ class SimulatedHost:
         works, lease = self._waiting.get(group, []), self._leases.get(group)
         if not works or (lease is not None and lease.is_revoked):
             return
-        waiting = (Waiting(sum(work.requests for work in works), self._now - works[0].at),)
+        is_batch = all(work.is_batch for work in works)
+        waiting = (Waiting(sum(work.requests for work in works), self._now - works[0].at, is_batch=is_batch),)
         if lease is None:
             lease = self._leases[group] = _Lease(next(self._numbers))
             self._groups[lease.number] = group
@@ -327,6 +356,7 @@ class _Demand:
         self.since: float | None = None  # None: for nothing
         self.granted: float | None = None
         self.count = 0
+        self.is_batch = True  # nobody who waited was interactive
 
 
 class Observed:
@@ -353,7 +383,8 @@ class Observed:
     def settings(self) -> Settings:
         lineup = self._scheduler.switching.lineup
         specs = tuple(group.spec for group in self._scheduler.host.groups.values() if not group.retired)
-        return Settings(specs, lineup.wait_target, lineup.keep_turns)
+        default = self._scheduler.switching.default
+        return Settings(specs, lineup.wait_target, lineup.keep_turns, lineup.batch_max_wait, default)
 
     @property
     def learned(self) -> dict[str, Learned]:
@@ -365,9 +396,10 @@ class Observed:
             case LeaseAsked(time, number, group, waiting):
                 demand = self._demands[number] = _Demand(group)
                 oldest = max((each.oldest for each in waiting), default=0.0)
-                self._report(demand, time - oldest, sum(each.count for each in waiting))
+                self._report(demand, time - oldest, sum(each.count for each in waiting), waiting)
             case DemandReported(time, number, in_flight, waiting) if number in self._demands:
-                self._report(self._demands[number], time, in_flight + sum(each.count for each in waiting))
+                count = in_flight + sum(each.count for each in waiting)
+                self._report(self._demands[number], time, count, waiting)
             case LeaseEnded(time, number) if number in self._demands:
                 self._report(self._demands.pop(number), time, 0)
             case SwitchAsked():
@@ -391,9 +423,9 @@ class Observed:
         copies = sum(worker.copy for worker in self._scheduler.host.workers.values() if not worker.is_down)
         self.outcome.ram_peak = max(self.outcome.ram_peak, copies)
 
-    def _report(self, demand: _Demand, at: float, number: int) -> None:
+    def _report(self, demand: _Demand, at: float, number: int, waiting: Sequence[Waiting] = ()) -> None:
         if number and demand.since is None:
-            demand.since, demand.count = at, number
+            demand.since, demand.count, demand.is_batch = at, number, bool(waiting)
             if demand.granted is not None:
                 self.outcome.waits.append((0.0, number))
         elif number:
@@ -401,8 +433,9 @@ class Observed:
         elif demand.since is not None:
             if demand.granted is not None:
                 begun = max(demand.since, demand.granted)
-                self.works.append(Work(demand.since, demand.group, max(0.0, at - begun), demand.count))
+                self.works.append(Work(demand.since, demand.group, max(0.0, at - begun), demand.count, demand.is_batch))
             demand.since = None
+        demand.is_batch = demand.is_batch and all(each.is_batch for each in waiting)
 
 
 def whatif(path: Path, changes: Sequence[str]) -> int:

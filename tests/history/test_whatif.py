@@ -14,11 +14,13 @@ from muxd.core.events import (
     StandbyPrepared,
     Started,
     TimerFired,
+    Waiting,
     WorkerAsleep,
     WorkerExited,
     WorkerReady,
 )
 from muxd.core.scheduler import Scheduler
+from muxd.core.spec import DefaultGroup
 from muxd.errors import ConfigError
 from muxd.history.decision_journal import DecisionJournal, NotAJournal
 from muxd.history.whatif import HEAD, Observed, SimulatedHost, Work, whatif
@@ -71,6 +73,39 @@ def test_one_model_alone_is_loaded_once_and_nobody_waits_after_that():
     assert found.switches == 1
     assert sorted(wait for wait, _ in found.waits)[:-1] == [0.0] * 7
     assert found.ram_peak == 4 * GiB
+
+
+def test_a_default_model_comes_back_in_the_simulation_as_it_did():
+    def with_default() -> Scheduler:
+        return two(default=DefaultGroup("a", after=10.0))
+
+    settings = Observed(with_default()).settings
+    found = SimulatedHost(settings, {}, with_default(), 0.0).run([Work(100.0, "b", 1.0, 1)], [])
+    assert found.switches == 3  # a comes, b is asked for, a comes back
+
+
+def test_how_long_batch_may_wait_is_a_setting_of_the_simulation():
+    busy = [Work(100.0 + 10 * number, "a", 9.9, 1) for number in range(60)]
+    works = [*busy, Work(150.0, "b", 1.0, 1, is_batch=True)]
+    soon, late = outcome(works, batch_max_wait="60s"), outcome(works, batch_max_wait="500s")
+    assert soon.wait(1.0) + 100.0 < late.wait(1.0)
+
+
+def test_of_the_requests_of_a_journal_those_are_batch_that_waited_as_such():
+    observed = Observed(two())
+    batch = Waiting(is_batch=True)
+    for event in (
+        Started(0.0),
+        LeaseAsked(1.0, 1, "a", (batch,)),
+        WorkerReady(2.0, "a", "http://a"),
+        DemandReported(3.0, 1, 1),
+        DemandReported(4.0, 1, 0),
+        DemandReported(5.0, 1, 0, (batch, Waiting())),
+        DemandReported(6.0, 1, 2),
+        DemandReported(7.0, 1, 0),
+    ):
+        observed.take(event)
+    assert [work.is_batch for work in observed.works] == [True, False]
 
 
 class Recorded:
@@ -136,12 +171,17 @@ def test_without_a_change_there_is_no_row_of_changes(journal, capsys):
     ("change", "said"),
     [
         ("wait_target", "write KEY=VALUE"),
-        ("waittarget=1s", "there are wait_target, keep_turns and MODEL.KEY with drain_timeout"),
+        ("waittarget=1s", "there are wait_target, keep_turns, batch_max_wait and MODEL.KEY with drain_timeout"),
         ("c.pinned=true", "of a, b"),
         ("a.color=red", "MODEL.KEY"),
         ("wait_target=soon", "'soon' is not a time"),
         ("keep_turns=maybe", "'maybe' is not true or false"),
-        ("a.sleep_level=deep", "'deep' is not a whole number"),
+        ("a.sleep_level=deep", "'deep' is not a whole number from 0 to 3"),
+        ("a.sleep_level=9", "'9' is not a whole number from 0 to 3"),
+        ("a.sleep_level=-1", "'-1' is not a whole number from 0 to 3"),
+        ("a.priority=11", "'11' is not a whole number from -10 to 10"),
+        ("a.share=-5", "'-5' is not a size"),
+        ("a.copy=much", "'much' is not a size"),
     ],
 )
 def test_a_setting_that_there_is_not_is_told(journal, change, said):
