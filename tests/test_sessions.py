@@ -47,7 +47,7 @@ class Desk:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.sessions = ProxySessions(
-            self.events.append, self.resolve, partial(next, count(100)), History(), self.limit_of
+            self.events.append, self.events.append, self.resolve, partial(next, count(100)), History(), self.limit_of
         )
         self.limits: dict[str, int] = {}
 

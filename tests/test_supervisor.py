@@ -17,7 +17,7 @@ from muxd.config import Memory, Model
 from muxd.config.engine_options import SGLangOptions
 from muxd.core.events import Verb
 from muxd.errors import ModelNotFound
-from muxd.protocol import LeaseGranted, RevocationReason, UnloadWish
+from muxd.protocol import LeaseGranted, RevocationReason, UnloadWish, WaitingRequests
 from muxd.supervisor import order_streams
 from muxd.supervisor.progress_pace import REPEAT
 
@@ -83,6 +83,25 @@ async def test_a_lease_that_is_not_let_go_is_taken_after_its_drain(autojump_cloc
         assert (await muxd.switch("b"))["type"] == "ready"
         assert [type_of(await busy.hears()) for _ in range(2)] == ["revoked", "over"]
         assert muxd.states() == {"a": "asleep", "b": "ready"}
+
+
+async def test_a_report_is_taken_in_at_once_but_never_before_what_was_told_earlier(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        holder = muxd.wants("a")
+        holder.reports(0, WaitingRequests(count=2))
+        assert muxd.status("a")["waiting"] == 0  # the lease was asked for, and the loop is yet to hear of it
+        await trio.testing.wait_all_tasks_blocked()
+        assert muxd.status("a")["waiting"] == 2
+        holder.reports(0, WaitingRequests(count=3))
+        assert muxd.status("a")["waiting"] == 3
+        await holder.told("granted")
+        other = muxd.wants("b")
+        await trio.testing.wait_all_tasks_blocked()
+        holder.reports(0)  # the switch that it brings about is told as ever
+        await holder.told("revoked")
+        holder.close()
+        await other.told("granted")
+        other.close()
 
 
 async def test_a_reader_that_does_not_read_still_gets_the_last_line(autojump_clock, tmp_path, monkeypatch):

@@ -95,6 +95,12 @@ AWAITED = (GrantLease, RevokeLease, RestoreLease, FailLease, EndLease, SleepWork
 HEAD_START = 5
 
 
+class ReportDecided(DemandReported, frozen=True):
+    """A report that was handled at once, and whose commands are still to be carried out."""
+
+    commands: tuple[Command, ...] = ()
+
+
 class Supervisor:
     """The owner of the core; `service` is what the control socket may ask of it."""
 
@@ -140,7 +146,7 @@ class Supervisor:
         self.decisions = DecisionJournal(config.daemon.state_dir / "decisions.journal")
         limit_of = self._runners.concurrency_limit
         self._sessions = ProxySessions(
-            context.tell, self._runners.resolve, partial(next, numbers), self._history, limit_of
+            context.tell, self._take_report, self._runners.resolve, partial(next, numbers), self._history, limit_of
         )
         self._notices = Notices(self.journal.record)
         self._losses = Losses(config.daemon.log_dir, self.journal.record)
@@ -172,8 +178,7 @@ class Supervisor:
             self._context, self.reloader, self._metrics, self.shutdown, self.handover, self._started
         )
         self._impossible: dict[str, str] = {}  # model name -> why it can never be loaded, as last logged
-        self._timer: float | None = None
-        self._timer_changed = trio.Event()
+        self._timer = trio.CancelScope()  # its deadline is when the core wants to be woken
 
     @property
     def stuck(self) -> list[str]:
@@ -221,13 +226,33 @@ class Supervisor:
                     event = self._mailbox.receive_nowait()
                     await self._take(event, executor)
 
+    def _take_report(self, report: DemandReported) -> None:
+        """Handle a report at once if the loop waits for events: to wake it costs as much as the report.
+
+        What the core commands then is left to the loop, but for its timer.
+        """
+        if not self._mailbox.statistics().tasks_waiting_receive:
+            self._context.tell(report)
+            return
+        commands = self._decide(report)
+        timers = [command for command in commands if isinstance(command, SetTimer)]
+        if len(timers) < len(commands):
+            self._context.tell(ReportDecided(report.time, report.lease, report.in_flight, commands=tuple(commands)))
+            return
+        for timer in timers:
+            self._set_timer(timer)
+
+    def _decide(self, event: Event) -> Sequence[Command]:
+        self.decisions.before(self._scheduler)
+        commands = self._scheduler.handle(event)
+        self.decisions.record(event, commands)
+        return commands
+
     async def _take(self, event: Event, executor: CommandExecutor) -> None:
         """Handle an event, and tell those who wait how they fare."""
         if isinstance(event, ConfigurationReloaded):
             self.reloader.take_over(event.reload)
-        self.decisions.before(self._scheduler)
-        commands = self._scheduler.handle(event)
-        self.decisions.record(event, commands)
+        commands = event.commands if isinstance(event, ReportDecided) else self._decide(event)
         await self._carry_out_all(commands, executor)
         if isinstance(event, GpusMeasured | WeightsSeen | ConfigurationReloaded):
             self._warn_of_impossible()
@@ -249,9 +274,8 @@ class Supervisor:
 
     def _carry_out(self, command: Command, executor: CommandExecutor) -> None:
         match command:
-            case SetTimer(at):
-                self._timer = at
-                self._timer_changed.set()
+            case SetTimer():
+                self._set_timer(command)
             case FinishShutdown():
                 self._context.workers.state.state.scaled.clear()
                 self._learned.keep(with_troubles=False)
@@ -301,14 +325,15 @@ class Supervisor:
 
     # Time
 
+    def _set_timer(self, command: SetTimer) -> None:
+        self._timer.deadline = inf if command.at is None else command.at
+
     async def _keep_time(self) -> None:
         while True:
-            self._timer_changed = trio.Event()
-            with trio.move_on_at(inf if self._timer is None else self._timer) as scope:
-                await self._timer_changed.wait()
-            if scope.cancelled_caught:
-                self._timer = None
-                self._context.tell(TimerFired(trio.current_time()))
+            with self._timer:
+                await trio.sleep_forever()
+            self._timer = trio.CancelScope()
+            self._context.tell(TimerFired(trio.current_time()))
 
     async def _tick(self) -> None:
         while True:

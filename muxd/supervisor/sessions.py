@@ -94,7 +94,7 @@ class ProxySession:
                 known = [demand for demand in leases if demand.lease in self._leases]  # the others have just ended
                 for demand in known:
                     reported = self._leases[demand.lease]
-                    self._sessions.tell(_reported(now, reported, demand, more=demand is not known[-1]))
+                    self._sessions.tell_demand(_reported(now, reported, demand, more=demand is not known[-1]))
                     self._sessions.places.report(reported, _wanted(demand), demand.places, demand.deal)
             case LeaseWish():
                 self._ask(message)
@@ -215,6 +215,7 @@ class ProxySessions:
     def __init__(
         self,
         tell: Callable[[Event], None],
+        tell_demand: Callable[[DemandReported], None],
         resolve: Callable[[str], str],
         next_number: Callable[[], int],
         history: History,
@@ -226,6 +227,7 @@ class ProxySessions:
         """
         self.places = PlaceDealer(limit_of, self._tell_places)
         self.tell = tell
+        self.tell_demand = tell_demand
         self.resolve = resolve
         self._next_number = next_number
         self._sessions: set[ProxySession] = set()
