@@ -34,6 +34,7 @@ class Group:
 
     def __init__(self, spec: GroupSpec, now: float = 0.0) -> None:
         self.spec = spec
+        self.name = spec.name
         self.members: tuple[Worker, ...] = ()
         self.place_in_order = 0  # among all groups, as the configuration has them
         self.changes = 0  # of anything that is found of it, so far; see HostBooks.touch
@@ -44,6 +45,10 @@ class Group:
         self.idle = True  # nobody who was let in has requests: by its leases, as is the next; see note_leases
         self.wanted = False  # requests wait for it
         self.is_batch = False  # likewise, all of them batch
+        self.in_flight = 0  # requests of those who were let in
+        self.weight = 0.0  # of the requests that wait, each counted 2 ** priority times, by its own priority
+        self.waits_since = inf  # when the oldest waiting request came; inf: none waits
+        self.contends_since = inf  # likewise, but the oldest that is no batch, if there is one: it waits for its turn
         self.awake_since = -inf  # when it last came to its GPUs
         self.is_sheltered = False  # it was used so lately that it leaves for no other group; see idling
         self.is_exposed = False  # an operator switches to another group: meanwhile it is not sheltered
@@ -238,10 +243,6 @@ class Group:
             worker.update(of_worker)
         self._note_members()
 
-    @property
-    def name(self) -> str:
-        return self.spec.name
-
     # State
 
     @property
@@ -348,10 +349,6 @@ class Group:
         return sum(worker.generation for worker in self.members)
 
     @property
-    def in_flight(self) -> int:
-        return sum(lease.in_flight for lease in self.granted.values())
-
-    @property
     def waiting_count(self) -> int:
         return sum(lease.count for lease in (*self.waiting.values(), *self.granted.values()))
 
@@ -366,28 +363,32 @@ class Group:
         """Say whether requests run or wait."""
         return not self.idle or self.wanted
 
-    def note_leases(self) -> None:
-        """Note who waits for the group, and whether it is in use, by its leases."""
-        self.oldest_since = min((lease.oldest_since for lease in self.granted.values()), default=inf)
-        self.idle = not any(lease.busy for lease in self.granted.values())
-        self.wanted = any(lease.waiting for lease in self.waiting.values())
-        self.is_batch = self.wanted and all(w.is_batch for lease in self.waiting.values() for w in lease.waiting)
+    def note_leases(self) -> bool:
+        """Note who waits for the group, and what is in flight, by its leases; say whether its `use` is another."""
+        before = self.use
+        self.in_flight, self.idle, self.oldest_since = 0, True, inf
+        for lease in self.granted.values():
+            self.in_flight += lease.in_flight
+            self.idle = self.idle and not lease.busy
+            if lease.oldest_since < self.oldest_since:
+                self.oldest_since = lease.oldest_since
+        weight, oldest, interactive = 0.0, inf, inf
+        for lease in self.waiting.values():
+            if lease.waiting:
+                weight += lease.weight
+                if lease.since < oldest:
+                    oldest = lease.since
+                if lease.interactive_since < interactive:
+                    interactive = lease.interactive_since
+        self.wanted = oldest < inf
+        self.is_batch = self.wanted and interactive == inf
+        self.weight, self.waits_since = weight, oldest
+        self.contends_since = oldest if self.is_batch else interactive
+        return before != self.use
 
     def oldest_wait(self, now: float) -> float:
         """Return the seconds that the oldest waiting request has waited; 0 where none waits."""
         return now - self.waits_since if self.wanted else 0.0
-
-    @property
-    def waits_since(self) -> float:
-        """Return when the oldest waiting request came; inf where none waits."""
-        return min((lease.since for lease in self.waiting.values()), default=inf)
-
-    @property
-    def contends_since(self) -> float:
-        """Return since when the group waits for its turn: by its oldest request that is no batch, if there is one."""
-        if self.is_batch:
-            return self.waits_since
-        return min((lease.interactive_since for lease in self.waiting.values()), default=inf)
 
     def demand(self, second: int) -> float:
         """Return how often per second the group was wanted of late; 0 where it never was.

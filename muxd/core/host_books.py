@@ -89,7 +89,8 @@ class HostBooks:
 
     def note_change(self, group: Group) -> None:
         """Note that the requests which wait for a group are others, in number or age."""
-        self._touched[group.name] = self._changed[group.name] = self._stirred[group.name] = group
+        name = group.name
+        self._touched[name] = self._changed[name] = self._stirred[name] = group
 
     def take_changed(self) -> dict[str, Group]:
         """Return the groups that have changed since this was last called, those that are gone included."""

@@ -35,12 +35,13 @@ class Lease:
         for each in waiting:
             came = told - each.oldest
             self.count += each.count
-            self.weight += each.count * 2.0 ** max(-10, min(10, each.priority))
-            self.since = min(self.since, came)
+            self.weight += each.count * 2.0 ** max(-10, min(10, each.priority)) if each.priority else each.count
+            if came < self.since:
+                self.since = came
             if each.is_batch:
                 self.batch_count += each.count
-            else:
-                self.interactive_since = min(self.interactive_since, came)
+            elif came < self.interactive_since:
+                self.interactive_since = came
 
     @property
     def busy(self) -> bool:

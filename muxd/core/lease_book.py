@@ -41,8 +41,8 @@ class LeaseBook:
         self._note_demand(group)
         self._note_use(group)
 
-    def report(self, group: Group, said: DemandReported) -> None:
-        """Take in what the holder of an open lease on the group says of its requests."""
+    def report(self, group: Group, said: DemandReported) -> bool:
+        """Take in what the holder of an open lease on the group says; say whether the group's use is another."""
         now, lease = self._host.now, self.all[said.lease]
         if group.state is WorkerState.READY:
             group.answers.note_load(group.in_flight, now)
@@ -51,14 +51,19 @@ class LeaseBook:
         lease.in_flight, lease.batch = said.in_flight, said.batch
         lease.note_waiting(now, said.waiting)
         since = inf if said.oldest is None else said.time - said.oldest
-        if not abs(since - lease.oldest_since) < SAME_AGE:
+        if since != lease.oldest_since and not abs(since - lease.oldest_since) < SAME_AGE:
             group.answers.note_ended(now - lease.oldest_since)
             lease.oldest_since = since
-        lease.usual = lease.usual if said.usual is None else said.usual
-        if group.answers.note_told((*group.granted.values(), *group.waiting.values())):
-            self._host.touch(group)
-        self._note_demand(group)
+        if said.usual is not None:
+            lease.usual = said.usual
+        is_another = False
+        if lease.usual is not None:
+            is_another = group.answers.note_told((*group.granted.values(), *group.waiting.values()))
+            if is_another:
+                self._host.touch(group)
+        is_another = self._note_demand(group) or is_another
         self._note_use(group)
+        return is_another
 
     def forget(self, lease_id: int) -> None:
         lease = self.all.pop(lease_id, None)
@@ -71,18 +76,18 @@ class LeaseBook:
             if was_granted:
                 self._note_use(group)
 
-    def _note_demand(self, group: Group) -> None:
-        """Note who waits for the group, and whether it is in use, by its leases."""
-        was = group.use
-        group.note_leases()
+    def _note_demand(self, group: Group) -> bool:
+        """Note who waits for the group, and whether it is in use, by its leases; say whether its use is another."""
+        is_another = group.note_leases()
         if group.wanted:
             self.wanted[group.name] = group
         else:
             self.wanted.pop(group.name, None)
-        if was != group.use:
+        if is_another:
             self._host.touch(group)
         else:
             self._host.note_change(group)
+        return is_another
 
     def _note_use(self, group: Group) -> None:
         """Note the end of its last answer, and at its next request the gap between the two.

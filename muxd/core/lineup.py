@@ -474,7 +474,8 @@ class Lineup:
         now = self._host.now
         if contender.ready_at > now:
             return contender.ready_at
-        return rivals.blockers.give_way_at(contender, self.due_at(group), now)
+        due = self._due_at(contender, rivals.blockers, self._turns_on(group.gpus) - rivals.turn_of(contender))
+        return rivals.blockers.give_way_at(contender, due, now)
 
     def kept_until(self, leaving: Eviction, group: Group) -> float:
         """Return when one who gives way stops waiting for its clients to return, because the group is wanted."""
@@ -561,7 +562,7 @@ class Lineup:
 
 def weight_of(group: Group) -> float:
     """Count the requests that wait for the group, each 2 ** priority times."""
-    return sum([lease.weight for lease in group.waiting.values()]) * 2.0**group.spec.priority
+    return group.weight * 2.0**group.spec.priority
 
 
 def waits(group: Group) -> bool:

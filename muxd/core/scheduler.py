@@ -101,12 +101,11 @@ class Scheduler:
     def handle(self, event: Event) -> list[Command]:
         self.host.now = max(self.host.now, event.time)
         if isinstance(event, DemandReported) and (group := self._leases.group_of(event.lease)) is not None:
-            before = group.use
-            self._leases.report(group, event)
+            is_used_otherwise = self._leases.report(group, event)
             if event.more:
                 self._is_settled = False
                 return []
-            if before == group.use and self._leaves_all_as_it_is(group):
+            if not is_used_otherwise and self._leaves_all_as_it_is(group):
                 return self._hasten_timer()
         commands = [*self._take_in(event)]
         conclusions = [*self._settle()]
