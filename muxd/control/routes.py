@@ -258,7 +258,9 @@ class ControlRoutes:
         await relay(exchange, self._service.attend_loan(_number(number)))
 
     async def _borrow(self, request: Request, exchange: ResponseWriter, number: str) -> None:
-        await self._service.borrow(_number(number), body_of(request, BorrowerBody).pid)
+        peer = peer_of(exchange.peer)
+        uid = None if self._rights.owns(peer) else peer.uid
+        await self._service.borrow(_number(number), body_of(request, BorrowerBody).pid, uid)
         await exchange.send_json(200, {"loan": _number(number)})
 
     async def _end_yields(self, request: Request, exchange: ResponseWriter, _: str) -> None:

@@ -105,8 +105,11 @@ class ControlService(Protocol):
         """Listen to a loan that was granted; raises LoanNotFound."""
         ...
 
-    async def borrow(self, number: int, pid: int) -> None:
-        """Say which process group the GPUs of a loan are lent to, by its leader; raises LoanNotFound."""
+    async def borrow(self, number: int, pid: int, uid: int | None) -> None:
+        """Say which process group the GPUs of a loan are lent to, by its leader; raises LoanNotFound.
+
+        `uid`: of the user whose processes alone may be ended for it; None: any that muxd may end.
+        """
         ...
 
     def leave_loan(self, number: int) -> None:

@@ -20,12 +20,13 @@ def prctl(option: int, value: int | bytes) -> None:
 class Process:
     """One line of the process table, as /proc/PID/stat has it.  `start` is in clock ticks since boot."""
 
-    __slots__ = ("alive", "pid", "ppid", "session", "start")
+    __slots__ = ("alive", "group", "pid", "ppid", "session", "start")
 
     def __init__(self, pid: int, stat: bytes) -> None:
         fields = stat[stat.rindex(b")") + 2 :].split()
         self.pid = pid
         self.ppid = int(fields[1])
+        self.group = int(fields[2])
         self.session = int(fields[3])
         self.start = int(fields[19])
         # The main thread may be gone ("Z") while other threads live.

@@ -113,10 +113,13 @@ class GpuLoans:
             loan.say({"type": "recalled", "loan": number, "reason": "its time is over"})
         return channel
 
-    async def borrow(self, number: int, pid: int) -> None:
-        """Note whose the GPUs are from now on: the process group that this process leads; raises LoanNotFound."""
+    async def borrow(self, number: int, pid: int, uid: int | None) -> None:
+        """Note whose the GPUs are from now on: the process group that this process leads; raises LoanNotFound.
+
+        `uid`: of the user whose processes alone may be ended for it; None: any that muxd may end.
+        """
         loan = self._of(number)
-        borrower = self._state.state.loans[str(number)].borrower = Borrower.of(pid)
+        borrower = self._state.state.loans[str(number)].borrower = Borrower.of(pid, uid)
         await self._state.write_ahead()  # the command runs, and is shown, once the next muxd will know of it
         loan.borrower = borrower
 

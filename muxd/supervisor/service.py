@@ -246,8 +246,8 @@ class SupervisorService:
     def attend_loan(self, number: int) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         return self._context.loans.attend(number)
 
-    async def borrow(self, number: int, pid: int) -> None:
-        await self._context.loans.borrow(number, pid)
+    async def borrow(self, number: int, pid: int, uid: int | None) -> None:
+        await self._context.loans.borrow(number, pid, uid)
 
     def leave_loan(self, number: int) -> None:
         self._context.loans.leave(number)

@@ -116,8 +116,8 @@ class FakeOffice:
             raise LoanNotFound(f"there is no loan {number}")
         return self.lend(LoanTerms())[1]
 
-    async def borrow(self, number: int, pid: int) -> None:
-        self.asked.append(("borrow", number, pid))
+    async def borrow(self, number: int, pid: int, uid: int | None) -> None:
+        self.asked.append(("borrow", number, pid, uid))
 
     def leave_loan(self, number: int) -> None:
         self.asked.append(("leave_loan", number))

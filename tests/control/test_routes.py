@@ -220,7 +220,7 @@ async def test_a_loan_ends_with_who_asked_for_it_unless_there_is_a_borrower(desk
     await tell.send({"type": "lent"})
     await until(stream, b'"lent"}\n')
     status, _, _ = await desk.ask("POST", "/v1/loans/4/borrower", '{"pid": 77}')
-    assert (status, desk.office.asked[1:]) == (200, [("borrow", 4, 77)])
+    assert (status, desk.office.asked[1:]) == (200, [("borrow", 4, 77, None)])
     await stream.aclose()
     await desk.office.closed.wait()
     assert desk.office.asked[2:] == [("leave_loan", 4)]
