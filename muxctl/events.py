@@ -38,12 +38,18 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--since", metavar="TIME", help='"10min" ago, "18:04" or "2026-11-29 18:04:05"')
     parser.add_argument("--until", metavar="TIME", help="likewise")
     parser.add_argument("--type", metavar="TYPES", help="only these, several with commas: state, switch, operator ...")
-    parser.add_argument("--after", type=int, metavar="ID", help="only events younger than this one")
+    parser.add_argument("--after", type=_id, metavar="ID", help="only events younger than this one")
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise ArgumentTypeError(f"{text!r} is not a number of events")
+    return int(text)
+
+
+def _id(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is no event's id: a number, as --json shows it")
     return int(text)
 
 

@@ -100,6 +100,12 @@ def unreachable(path: str, error: OSError) -> CommandFailed:
         case BlockingIOError():
             why = "more connect to it than it has accepted in all this time"
             return CommandFailed(f"cannot reach muxd at {path}: {why}; try again", ExitCode.UNREACHABLE)
+        case OSError(errno=None) if len(os.fsencode(path)) > 107:
+            return CommandFailed(
+                f"no socket can be at {path}: a socket's path has at most 107 bytes; name muxd's with --socket or "
+                "MUXD_SOCKET",
+                ExitCode.UNREACHABLE,
+            )
         case _:
             return CommandFailed(f"cannot reach muxd at {path}: {error.strerror or error}", ExitCode.UNREACHABLE)
 

@@ -29,6 +29,9 @@ WHOLE = "# Written by muxd for its proxy; whatever is changed here is lost.\n"
 #: Limit of nested tables and lists; muxd's own keys go no deeper than models.NAME.memory.weights.
 DEEPEST = 16
 
+#: Bytes of the longest file that is read as a configuration; one of a thousand models has 1 MB.
+LONGEST = 16 << 20
+
 #: Typographic characters that editors and web pages put in the place of TOML's.
 _QUOTES = (
     dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u275d\u275e\u301d\u301e", '"')
@@ -173,7 +176,10 @@ def why_unreadable(path: Path, error: OSError) -> str:
 
 def _text(file: Path) -> str:
     try:
-        raw = file.read_bytes()
+        with file.open("rb") as opened:
+            raw = opened.read(LONGEST + 1)
+        if len(raw) > LONGEST:
+            raise ValueError(f"{file}: has more than {LONGEST >> 20} MiB, as no configuration has; correct the path")
         if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in raw[:2]:
             raise ValueError(f"{file}:1: UTF-16 or UTF-32, not UTF-8; save the file as UTF-8")
         return raw.removeprefix(BOM_UTF8).decode()

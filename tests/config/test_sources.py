@@ -1,6 +1,7 @@
 import os
 import pwd
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -238,6 +239,11 @@ def test_other_encodings_of_unicode_are_named(tmp_path, encoding):
     assert "F:1: UTF-16 or UTF-32, not UTF-8; save the file as UTF-8" in caught.value.message
 
 
+def test_a_file_without_an_end_is_not_read_for_ever():
+    with pytest.raises(ConfigError, match="/dev/zero: has more than 16 MiB, as no configuration has"):
+        load_config(Path("/dev/zero"), {})
+
+
 def test_what_is_no_file_is_told_and_never_opened(problems, folder):
     os.mkfifo(folder / "muxd.d/a.toml")
     (folder / "muxd.d/b.toml").mkdir()
@@ -260,14 +266,14 @@ def test_a_file_in_place_of_the_folder_is_told(problems, folder):
 def test_who_may_read_what_we_may_not_is_told(part, problems, folder, monkeypatch):
     part("a.toml", "")
     (folder / "muxd.d/a.toml").chmod(0o600)
-    read = Path.read_bytes
+    opened = Path.open
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, mode: str) -> IO[bytes]:
         if path.name == "a.toml":
             raise PermissionError(13, "Permission denied")
-        return read(path)
+        return opened(path, mode)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     owner = pwd.getpwuid(os.geteuid()).pw_name
     assert problems() == [
         f"D/a.toml: cannot be read: Permission denied: -rw------- {owner}; run this as {owner}, "

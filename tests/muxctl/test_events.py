@@ -94,6 +94,7 @@ def test_what_is_wanted_is_asked_of_muxd(tells, muxctl):
     [
         (("--since", "never"), "--since: 'never' is no time; write \"10min\" ago"),
         (("-n", "all"), "'all' is not a number of events"),
+        (("--after", "x"), "'x' is no event's id: a number, as --json shows it"),
     ],
 )
 def test_bad_words_are_told(muxctl, words, said):

@@ -88,7 +88,8 @@ def test_a_socket_nobody_listens_on_is_stale(muxctl, short_dir):
 
 def test_a_path_no_socket_can_have_is_one_line_too(muxctl):
     code, _, err = muxctl("--socket", "/" + "x" * 200, "status")
-    assert (code, err) == (7, f"muxctl: cannot reach muxd at /{'x' * 200}: AF_UNIX path too long\n")
+    said = "a socket's path has at most 107 bytes; name muxd's with --socket or MUXD_SOCKET"
+    assert (code, err) == (7, f"muxctl: no socket can be at /{'x' * 200}: {said}\n")
 
 
 @pytest.fixture
