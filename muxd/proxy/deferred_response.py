@@ -8,7 +8,7 @@ from muxd.http.response import CONTINUE, body_response, spliced
 
 from .answers import Refusal
 from .sockets.context import Downstream
-from .telemetry.recorder import CLIENT_GONE, RequestRecord
+from .telemetry.request_record import CLIENT_GONE, RequestRecord
 
 #: A function that begins to make a metrics page, and calls back with the page's content type and its bytes.
 Page = Callable[[Callable[[bytes, bytes], None]], None]

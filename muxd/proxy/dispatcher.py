@@ -32,7 +32,8 @@ from .requests.plain_heads import COMMENTS_HEADER, HeadJudge
 from .requests.request_info import BodyFormat, RequestInfo, no_messages, unnamed
 from .requests.routes import LocalAnswer, LocalRequest, WorkerRequest
 from .sockets.context import CompleteResponse, Downstream, PendingResponse
-from .telemetry.recorder import Recorder, RequestRecord
+from .telemetry.recorder import Recorder
+from .telemetry.request_record import RequestRecord
 from .unleased_request import UnleasedRequest
 from .unpacking import Unpacking
 from .way import Way

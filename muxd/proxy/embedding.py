@@ -9,7 +9,7 @@ from .answers import BAD_GATEWAY, UNAVAILABLE, Refusal
 from .proxied_request import ProxiedRequest
 from .requests.embeddings import Vectors
 from .sockets.reframing import Collector, error_of
-from .telemetry.recorder import NO_TOKENS
+from .telemetry.request_record import NO_TOKENS
 
 
 class Embedding(ProxiedRequest):

@@ -6,7 +6,7 @@ from .sockets.reframing import ChunkDecoder
 from .sockets.single_events import EVENT_END, READ_EVENT, SIZE_LINES
 from .sockets.upstream import Upstream
 from .telemetry.metrics import BufferedHistogram
-from .telemetry.recorder import RequestRecord
+from .telemetry.request_record import RequestRecord
 from .telemetry.usage import Usage
 
 _MOST_NOTED = BufferedHistogram.MOST_NOTED

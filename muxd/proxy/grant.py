@@ -6,7 +6,7 @@ import trio
 
 from .answers import Refusal
 from .sockets.pool import Pool
-from .telemetry.recorder import RequestRecord
+from .telemetry.request_record import RequestRecord
 
 
 class QueuedRequest(Protocol):

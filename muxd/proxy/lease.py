@@ -69,7 +69,7 @@ from .sockets.reactor import Alarm, Reactor
 from .sockets.router_errors import REFUSED_WITHIN
 from .states import LEASE_MOVES, LeaseState
 from .telemetry.metrics import ModelMetrics
-from .telemetry.recorder import RequestRecord
+from .telemetry.request_record import RequestRecord
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from muxd.protocol import (
 )
 
 from .telemetry.activity import Activity
-from .telemetry.recorder import RequestRecord
+from .telemetry.request_record import RequestRecord
 
 log = logging.getLogger(__name__)
 

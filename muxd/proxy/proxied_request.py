@@ -52,7 +52,7 @@ from .sockets.reframing import BodyBuffer, ChunkDecoder, ChunkReencoder
 from .sockets.stream_formats import EVENTS, StreamFormat, kind_of
 from .sockets.upstream import Upstream, UpstreamLoss
 from .states import RequestState
-from .telemetry.recorder import CLIENT_GONE, NO_TOKENS, RequestRecord
+from .telemetry.request_record import CLIENT_GONE, NO_TOKENS, RequestRecord
 from .telemetry.usage import Usage
 from .way import Way
 

@@ -15,7 +15,7 @@ from muxd.http.response import CONTINUE
 from .answers import Refusal
 from .requests import encodings
 from .sockets.context import CompleteResponse, Downstream, PendingResponse
-from .telemetry.recorder import CLIENT_GONE, RequestRecord
+from .telemetry.request_record import CLIENT_GONE, RequestRecord
 
 _SLICE = 0.002  # seconds of work before other clients have their turn
 

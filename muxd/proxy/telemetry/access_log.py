@@ -14,7 +14,7 @@ from math import inf
 from pathlib import Path
 from threading import Lock
 from time import gmtime, localtime, strftime, time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import trio
 
@@ -22,9 +22,7 @@ from muxd.errors import MuxdError
 from muxd.threads import NoThread, in_new_thread
 
 from .log_destinations import Folder, LogDestination, Lost, Stdout
-
-if TYPE_CHECKING:
-    from .recorder import RequestRecord
+from .request_record import RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +119,7 @@ class AccessLog:
         self._one_at_a_time = trio.CapacityLimiter(1)
         self._failing = False  # the last write failed
 
-    def record(self, records: "Iterable[RequestRecord]") -> None:
+    def record(self, records: Iterable[RequestRecord]) -> None:
         """Log requests that have ended, but for probes of /health that went well: muxd alone sends 17280 a day."""
         form, mark, known, no_times = self._form, self._mark, self._parts, self._form.no_times
         size, room = self._waiting, _MOST - self._writing

@@ -24,7 +24,7 @@ from muxd.protocol import (
 )
 from muxd.proxy.answers import Refusal
 
-from .recorder import RequestRecord
+from .request_record import RequestRecord
 from .usage import Tokens
 
 _MOST_ENDED = 200  # requests that are told in one report; of more the newest

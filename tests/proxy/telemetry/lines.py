@@ -6,8 +6,9 @@ import trio
 
 from muxd.proxy.telemetry.access_log import AccessLog
 from muxd.proxy.telemetry.log_destinations import Lost
-from muxd.proxy.telemetry.recorder import Recorder, RequestRecord
+from muxd.proxy.telemetry.recorder import Recorder
 from muxd.proxy.telemetry.request_ids import RequestId
+from muxd.proxy.telemetry.request_record import RequestRecord
 
 NOON = 1_774_008_000.125  # 2026-03-20T12:00:00.125Z
 
