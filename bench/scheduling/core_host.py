@@ -119,7 +119,6 @@ class CoreHost:
         self._told: dict[str, list[tuple[float, Estimate]]] = {}  # by target: when, and what is known by then
         self._timer: float | None = None
         self._leases: dict[int, str] = {}
-        self._crashing: set[str] = set()
 
     def begin(self, world: World) -> None:
         self.world = world

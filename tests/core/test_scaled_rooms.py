@@ -42,12 +42,19 @@ from .scaled_pool import GPUS, LOAD, ONE, RULE, ZERO, pool, two
 HELD = "model b cannot be loaded: q is held by an operator, and b does not fit beside it; `muxctl unhold q` makes room"
 
 
-def test_a_model_that_needs_the_gpu_of_one_replica_takes_that_alone():
-    book = (
+def one_gives_way_to_b() -> Playbook:
+    """Two replicas are ready, of which one would do, and that on the GPU of b is on its way out."""
+    return (
         two_of_which_one_would_do(single("b", gpus=GPUS[1]))
         >> DemandReported(40, 1, 0)
         >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
         << SyncRouter("q", (ZERO,))
+    )  # fmt: skip
+
+
+def test_a_model_that_needs_the_gpu_of_one_replica_takes_that_alone():
+    book = (
+        one_gives_way_to_b()
         >> RouterSynced(51, "q", (ZERO,)) << SleepWorker("q/1", 2)
         >> WorkerAsleep(52, "q/1") << StartWorker("b")
         >> WorkerReady(60, "b", "http://b") << GrantLease(2, "http://b", 1)
@@ -58,10 +65,7 @@ def test_a_model_that_needs_the_gpu_of_one_replica_takes_that_alone():
 
 def test_a_hold_keeps_the_replicas_that_drain_for_another_model_and_calls_its_switch_off():
     book = (
-        two_of_which_one_would_do(single("b", gpus=GPUS[1]))
-        >> DemandReported(40, 1, 0)
-        >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
-        << SyncRouter("q", (ZERO,))
+        one_gives_way_to_b()
         >> HoldAsked(51, 9, "q") << PersistHold("q", inf) << FailLease(2, "pinned_in_the_way", HELD, None)
         << FinishSwitch(9, "http://q")
         << RecordScale("q", 1, 2, "q is held") << SyncRouter("q", (ZERO, ONE))
@@ -73,9 +77,7 @@ def test_a_hold_keeps_the_replicas_that_drain_for_another_model_and_calls_its_sw
 
 def test_it_is_back_once_the_other_model_has_left_and_the_load_asks_for_it():
     assert (
-        two_of_which_one_would_do(single("b", gpus=GPUS[1])) >> DemandReported(40, 1, 0)
-        >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
-        << SyncRouter("q", (ZERO,))
+        one_gives_way_to_b()
         >> RouterSynced(51, "q", (ZERO,)) << SleepWorker("q/1", 2)
         >> WorkerAsleep(52, "q/1") << StartWorker("b")
         >> WorkerReady(60, "b", "http://b") << GrantLease(2, "http://b", 1)
