@@ -23,6 +23,15 @@ SMALL_LOG = 'log_max_bytes = "1MiB"\nlog_backups = 2'
 NAMES = ("alpha", "beta")
 
 
+def with_alpha_awake(start: Callable[..., Muxd]) -> tuple[Muxd, dict[str, int]]:
+    """A muxd whose alpha is ready and whose beta sleeps, and their pids."""
+    muxd = start(two_models())
+    for name in ("beta", "alpha"):
+        muxd.ask(name)
+    muxd.until_state("beta", "asleep")
+    return muxd, {name: muxd.status(name)["pid"] for name in NAMES}
+
+
 def test_without_a_disk_for_its_state_models_switch_and_the_file_is_right_again_soon(
     disk: Callable[[str], Disk], start: Callable[..., Muxd]
 ) -> None:
@@ -48,10 +57,7 @@ def test_a_switch_without_a_disk_for_its_state_is_known_to_the_next_muxd(
 ) -> None:
     """A switch that is on no record, and then muxd is killed: the former record has the sleeper awake."""
     state = disk("state")
-    muxd = start(two_models())
-    for name in ("beta", "alpha"):
-        muxd.ask(name)
-    before = {name: muxd.status(name)["pid"] for name in NAMES}
+    muxd, before = with_alpha_awake(start)
     state.spoil()
     muxd.ask("beta")
     muxd.until_state("alpha", "asleep")
@@ -70,11 +76,7 @@ def test_a_muxd_that_is_started_without_a_disk_for_its_state_takes_over(
 ) -> None:
     """Not even the few bytes of its pid can be written; what was awake serves, and muxd says what it cannot keep."""
     state = disk("state")
-    muxd = start(two_models())
-    for name in ("beta", "alpha"):
-        muxd.ask(name)
-    muxd.until_state("beta", "asleep")
-    before = {name: muxd.status(name)["pid"] for name in NAMES}
+    muxd, before = with_alpha_awake(start)
     os.truncate(muxd.folder / "state" / "muxd.lock", 0)
     state.spoil()
     muxd.kill()
