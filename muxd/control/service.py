@@ -9,7 +9,7 @@ from muxd.core.events import Verb
 from muxd.core.spec import LoanTerms
 from muxd.history.series import SeriesQuery
 from muxd.journal import ALL, EntryFilter
-from muxd.protocol import MuxdMessage, ProxyMessage
+from muxd.protocol import MuxdMessage, ProxyMessage, ToldError
 
 Message = dict[str, Any]  # one JSON object
 
@@ -23,6 +23,10 @@ class Session(Protocol):
 
     async def messages(self) -> list[MuxdMessage]:
         """Wait until there is something to tell the proxy, and return it; an empty list: muxd ends the session."""
+        ...
+
+    def refuse(self, error: ToldError) -> None:
+        """Tell the proxy why its session ends, and end it once that and all before it is said."""
         ...
 
     def close(self) -> None:

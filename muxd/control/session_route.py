@@ -9,7 +9,7 @@ from muxd.control.service import ControlService, Session
 from muxd.errors import BadRequest, MuxdError, ProtocolMismatch
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter
-from muxd.protocol import LONGEST_LINE, UPGRADE, VERSION, VERSION_HEADER, ProxyMessage, SessionRefused, ToldError
+from muxd.protocol import LONGEST_LINE, UPGRADE, VERSION, VERSION_HEADER, ProxyMessage, ToldError
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,9 @@ async def serve_session(service: ControlService, request: Request, exchange: Res
     session = service.open_session()
     try:
         async with trio.open_nursery() as nursery:
+            # Each in a task of its own: a line would else wake one coroutine after the other from the connection's.
             nursery.start_soon(_send_messages, exchange, session, nursery.cancel_scope)
-            await _take_lines(exchange, session)
-            nursery.cancel_scope.cancel()
+            nursery.start_soon(_take_lines, exchange, session, nursery.cancel_scope)
     finally:
         session.close()
 
@@ -55,7 +55,7 @@ async def _send_messages(exchange: ResponseWriter, session: Session, scope: trio
     scope.cancel()
 
 
-async def _take_lines(exchange: ResponseWriter, session: Session) -> None:
+async def _take_lines(exchange: ResponseWriter, session: Session, scope: trio.CancelScope) -> None:
     """Hand each line of the proxy to the session, until the proxy closes or says what is none of the protocol."""
     received = b""
     while data := await exchange.receive():
@@ -66,13 +66,13 @@ async def _take_lines(exchange: ResponseWriter, session: Session) -> None:
             if len(received) > LONGEST_LINE:
                 raise BadRequest(f"a line of a session has at most {LONGEST_LINE} bytes")
         except (MuxdError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            await _refuse(exchange, error)
+            _refuse(session, error)
             return
+    scope.cancel()
 
 
-async def _refuse(exchange: ResponseWriter, error: Exception) -> None:
-    """Tell the proxy why its session ends."""
+def _refuse(session: Session, error: Exception) -> None:
+    """Let the session end, and tell the proxy why, behind all that it is told already."""
     refusal = error if isinstance(error, MuxdError) else BadRequest(f"the line is no message of a session: {error}")
     log.warning("a proxy's session is ended: %s", refusal.message)
-    told = ToldError(refusal.code, refusal.message, refusal.retryable, refusal.details)
-    await exchange.write(_encoder.encode_lines([SessionRefused(told)]))
+    session.refuse(ToldError(refusal.code, refusal.message, refusal.retryable, refusal.details))

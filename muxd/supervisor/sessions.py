@@ -31,6 +31,8 @@ from muxd.protocol import (
     ProxyMessage,
     RequestsCancelled,
     RequestsTold,
+    SessionRefused,
+    ToldError,
     UnloadAnswer,
     UnloadWish,
 )
@@ -164,6 +166,10 @@ class ProxySession:
         self._outbox.clear()
         self._progress.clear()
         return said
+
+    def refuse(self, error: ToldError) -> None:
+        self.say(SessionRefused(error))
+        self.end()
 
     def close(self) -> None:
         self.end()

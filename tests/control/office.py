@@ -11,7 +11,15 @@ from muxd.core.spec import LoanTerms
 from muxd.errors import BadRequest, ConfigError, LoanNotFound, ModelNotFound
 from muxd.history.series import SeriesQuery
 from muxd.journal import ALL, EntryFilter
-from muxd.protocol import LeaseQueued, LeaseRelease, LeaseWish, MuxdMessage, ProxyMessage
+from muxd.protocol import (
+    LeaseQueued,
+    LeaseRelease,
+    LeaseWish,
+    MuxdMessage,
+    ProxyMessage,
+    SessionRefused,
+    ToldError,
+)
 
 Message = dict[str, Any]
 Served = {"qwen": "qwen", "Qwen/Qwen3-14B": "qwen", "odd/logs": "odd", "odd": "odd"}
@@ -36,6 +44,10 @@ class OfficeSession:
 
     def say(self, message: MuxdMessage) -> None:
         self._tell.send_nowait(message)
+
+    def refuse(self, error: ToldError) -> None:
+        self.say(SessionRefused(error))
+        self.end()
 
     def end(self) -> None:
         self._tell.close()

@@ -155,6 +155,12 @@ async def test_what_is_no_message_ends_the_session_and_says_why(desk: Desk, line
     assert desk.office.asked == ["closed"]
 
 
+async def test_a_refusal_comes_behind_what_is_told_with_it(desk: Desk) -> None:
+    for _ in range(20):  # either task of the session may have its turn first
+        stream = await desk.begin_session(lines=WISH + b"{bad\n")
+        assert [each["type"] for each in told(await until_closed(stream))] == ["queued", "refused"]
+
+
 async def test_damaged_lines_never_show_a_traceback_nor_leave_a_session(desk: Desk) -> None:
     chance = random.Random(18)
     for _ in range(200):
