@@ -49,6 +49,7 @@ class OpenLoan:
     borrower: Borrower | None = None
     recalled_at: float = inf  # on trio's clock
     is_told_to_end: bool = False  # by muxd itself
+    is_killed: bool = False
 
     def say(self, line: Line) -> None:
         for listener in self.listeners:
@@ -237,7 +238,9 @@ class GpuLoans:
         waited = trio.current_time() - loan.recalled_at
         is_listened_to = any(listener.statistics().open_receive_channels for listener in loan.listeners)
         if waited > PATIENCE:
-            borrower.end(kill=True)
+            if not loan.is_killed:
+                loan.is_killed = True
+                borrower.end(kill=True)
         elif not is_listened_to and not loan.is_told_to_end:
             loan.is_told_to_end = True
             borrower.end(kill=False)
