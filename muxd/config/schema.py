@@ -394,7 +394,7 @@ class Key:
         told=True,
         doc="How long its holder may have a model kept awake after its last request, by keep_alive (Ollama) or ttl "
         "(LM Studio) in the body; what asks for longer gets this.  0: these fields have no effect, but that a zero "
-        'lets the model go; "inf": any time.  Without [[keys]] anybody may.',
+        'by Ollama\'s routes lets a model go that nobody else uses; "inf": any time.  Without [[keys]] anybody may.',
     )
     view: bool = key(boolean, False, told=True, doc="Its holder may look at the console: see [ui].")
     admin: bool = key(

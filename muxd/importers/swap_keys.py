@@ -14,7 +14,6 @@ from .macros import VARIABLE_MACRO
 from .swap_filters import fields_put_in, fields_taken_out
 from .translations import ANY, Conversion, Take, Translation, Translations, lost, put
 
-_NO_TTL = "a model gives way when another one needs its GPU, not after a time; `muxctl sleep NAME` says when"
 _NO_FACTS = "`/v1/models` says what the model's server says"
 _NO_STORE = "`/metrics` counts every request, and `access_log` has a line for each"
 _NO_UI = "there is no web page; `muxctl status --watch` shows what goes on"
@@ -130,7 +129,9 @@ _MODEL: Translations = {
     "aliases": Translation("`served_names`"),
     "useModelName": Translation("`upstream_name`"),
     "macros": Translation("put in where they are used"),
-    "ttl": Translation(_NO_TTL, _ttl, is_lost=True),
+    "ttl": Translation(
+        '`idle`: after 600 s, `["10min -> 3"]`; a model of a persistent group is `pinned` instead', _ttl
+    ),
     "unloadTimeout": Translation("`stop_timeout`", _stop_timeout("models.*.stop_timeout")),
     "concurrencyLimit": Translation(
         "`concurrency_limit`: further requests wait, and get 429 where more than `queue_limit` do",
@@ -173,7 +174,7 @@ KEYS: Translations = {
     ),
     "healthCheckTimeout": Translation("`start_timeout`", _start_timeout),
     "unloadTimeout": Translation("`stop_timeout`", _stop_timeout("defaults.stop_timeout")),
-    "globalTTL": Translation(_NO_TTL, _ttl, is_lost=True),
+    "globalTTL": Translation("`idle` of each model without one of its own", _ttl),
     "logLevel": Translation(
         "`[muxd] log_level`",
         put("muxd.log_level", choice("debug", "info", "warn", "error"), lambda level: level.replace("warn", "warning")),

@@ -15,7 +15,7 @@ from muxd.config.lines import KeyPath
 from muxd.config.loopback import is_loopback
 from muxd.config.readers import Base
 from muxd.config.rules import OWNED_ENV
-from muxd.config.units import shown
+from muxd.config.units import show_duration, shown
 
 from .engine_commands import (
     EngineCommand,
@@ -44,6 +44,23 @@ def put_models(
     for name, table in models.items():
         shares_port = ports.count(port_of(table.get("proxy"))) > 1
         _SwapModel(conversion, name, table, shares_port, written_ports.get(name)).put()
+    _put_ladders(conversion, models)
+
+
+def _put_ladders(conversion: Conversion, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let each model end after its ttl without a request, or after that of all; a pinned one stays."""
+    of_all = conversion.source.table.get("globalTTL")
+    for name, table in models.items():
+        at: KeyPath = ("models", name, "ttl")
+        if (seconds := table.get("ttl")) in (None, -1):
+            at, seconds = ("globalTTL",), of_all
+        written = conversion.tables["models"].get(conversion.table_names[name], {})
+        if type(seconds) is not int or seconds <= 0 or not written:
+            continue
+        if written.get("pinned"):
+            conversion.remark(at, f"no equal for {name}: it is pinned, as its group is persistent, and stays")
+        else:
+            conversion.put(("models", conversion.table_names[name], "idle"), [f"{show_duration(seconds)} -> 3"], at)
 
 
 def port_of(proxy: Any) -> int | None:

@@ -181,14 +181,7 @@ def test_a_public_configuration_becomes_one_of_muxd(swap, name):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("macros", ":3: globalTTL: no equal: a model gives way when another one needs its GPU"),
-        ("macros", "models.Heron2:27b-long.ttl: no equal: a model gives way"),
         ("containers", ":12: groups.vectors: no equal: who may be awake together follows from what fits"),
-        (
-            "containers",
-            "models.NAME.ttl: no equal: a model gives way when another one needs its",
-        ),
-        ("containers", " says when (plover-embed, stork-3b)"),
         ("one_port", ":5: models.NAME.proxy: another model has this port, too: muxd chooses one for each (kiwi:1b"),
         ("compose", ":9: upstream.ignorePaths: no equal: there is no /upstream"),
         ("compose", ":4: logToStdout: no equal: muxd's log goes to stderr"),
@@ -211,6 +204,34 @@ def test_a_public_configuration_becomes_one_of_muxd(swap, name):
 def test_what_has_no_equal_is_said_by_name_and_line(swap, name, told):
     said = swap.remarks((FILES / f"{name}.yaml").read_text(), "config.yaml")
     assert [remark for remark in said if told in remark], said
+
+
+def test_a_model_ends_after_its_ttl_or_that_of_all(swap):
+    idle = {
+        name: [
+            rung for model in swap.load((FILES / f"{name}.yaml").read_text(), "c.yaml").models for rung in model.idle
+        ]
+        for name in ("fixed_ports", "macros", "compose")
+    }
+    assert idle["fixed_ports"] == [(600.0, 3), (300.0, 3)]
+    assert set(idle["macros"]) == {(300.0, 3), (60.0, 3)}
+    assert idle["compose"] == []
+
+
+@pytest.mark.parametrize(("ttl", "idle"), [("ttl: 0", ()), ("ttl: -1", ((30.0, 3),)), ("unlisted: true", ((30.0, 3),))])
+def test_a_model_without_a_ttl_has_that_of_all_and_one_of_zero_stays(swap, ttl, idle):
+    text = f"globalTTL: 30\nmodels:\n  a:\n    cmd: server --port ${{PORT}}\n    {ttl}\n"
+    (model,) = swap.load(text, "config.yaml").models
+    assert tuple(model.idle) == idle
+
+
+def test_a_pinned_model_has_no_ttl_and_that_is_said(swap):
+    text = "models:\n  a:\n    cmd: server --port ${PORT}\n    ttl: 30\n"
+    text += "groups:\n  forever:\n    persistent: true\n    members: [a]\n"
+    (model,) = swap.load(text, "config.yaml").models
+    assert (model.pinned, tuple(model.idle)) == (True, ())
+    said = swap.remarks(text, "config.yaml")
+    assert [remark for remark in said if ":4: models.a.ttl: no equal for a: it is pinned" in remark], said
 
 
 def test_what_is_switched_off_is_not_missed(swap):
