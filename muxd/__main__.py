@@ -251,7 +251,7 @@ def _proxy(options: Namespace) -> int:
         if metrics is None and config.proxy.metrics_listen is not None:
             metrics = listen_for_metrics(*config.proxy.metrics_listen, notifier)
         _collect_garbage()
-        return run_processes(config, path.absolute(), [passed for _, passed in notifier.kept], metrics)
+        return run_processes(config, path.absolute(), [passed for _, passed in notifier.kept], metrics, notifier)
     from .proxy.app import run_proxy
 
     _collect_garbage()

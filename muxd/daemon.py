@@ -44,6 +44,7 @@ from .successor import HEARD, Successor, leave_for_later
 from .supervisor import Reread, Supervisor
 from .threads import in_thread
 from .ticks import next_tick
+from .watchdog import feed_watchdog
 from .workers import WorkerContext, remove_left_outside
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ async def _run(
             nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
         if console is not None:
             nursery.start_soon(console.run, name="console")
-        nursery.start_soon(_tell_systemd, notifier)
+        nursery.start_soon(feed_watchdog, notifier)
         nursery.start_soon(warn_of_missing_engines, config)
         nursery.start_soon(warn_of_left_elsewhere, config)
         said = f"proxy on {ports.listen}" if ports.trouble is None else f"no proxy: {ports.trouble}"
@@ -274,12 +275,3 @@ async def _keep_socket(
             if (why := in_words(error)) != last_logged:
                 log.error("the control socket %s was removed and cannot be made again: %s", control_socket.path, why)
             last_logged = why
-
-
-async def _tell_systemd(notifier: Notifier) -> None:
-    """Feed systemd's watchdog, from the same trio loop that the watchdog is to find blocked."""
-    if notifier.watchdog_interval is None:
-        return
-    while True:
-        notifier.watchdog()
-        await trio.sleep(notifier.watchdog_interval)

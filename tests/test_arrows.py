@@ -31,19 +31,8 @@ AT_MOST = {
     "simulator": {"errors", "http"},
     "importers": {"config", "errors"},
     "children": {"errors", "missing_folders", "own_files", "shim", "threads"},
-    "proxy": {
-        "client",
-        "config",
-        "errors",
-        "missing_folders",
-        "http",
-        "protocol",
-        "notify",
-        "own_log",
-        "pool_share",
-        "ports",
-    }
-    | {"threads"},
+    "proxy": {"client", "config", "errors", "http", "protocol", "ports", "pool_share", "threads"}
+    | {"missing_folders", "notify", "own_log", "watchdog"},
 }
 
 #: What each of these rooms never imports of muxd.
@@ -177,6 +166,7 @@ def test_the_proxy_knows_only_the_clients_side():
         "own_log",
         "pool_share",
         "threads",
+        "watchdog",
     }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from muxd.config import Config
 from muxd.errors import EXHAUSTED, ConfigError
+from muxd.notify import Notifier
 from muxd.pool_share import PoolShare, process_names, processes_of
 from muxd.ports import CLIENTS, METRICS, listen_at, listen_beside
 from muxd.shim.processes import PR_SET_PDEATHSIG, is_stopped, prctl
@@ -38,11 +39,20 @@ _QUESTION = b"GET /health HTTP/1.1\r\nHost: proxy\r\n\r\n"
 #: The exit status of a configuration that cannot be used: trying again would not help.
 UNUSABLE = 2
 
+#: For a parent that no service manager has started.
+UNWATCHED = Notifier(None)
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _FIRST_DESCRIPTOR = 3  # of those that are passed, sd_listen_fds(3)
 
 
-def run_processes(config: Config, path: Path, passed: list[socket.socket], metrics: socket.socket | None) -> int:
+def run_processes(
+    config: Config,
+    path: Path,
+    passed: list[socket.socket],
+    metrics: socket.socket | None,
+    notifier: Notifier = UNWATCHED,
+) -> int:
     """Run the proxy's processes until SIGTERM or SIGINT, and return an exit status.
 
     `path`: their configuration.  `passed`: clients' sockets from systemd.  `metrics`: the one for metrics, if any, for
@@ -51,7 +61,7 @@ def run_processes(config: Config, path: Path, passed: list[socket.socket], metri
     count = processes_of(config.proxy.processes)
     listeners = _listeners(config, passed, count)
     with tempfile.TemporaryDirectory(prefix="muxd-proxy-") as folder:
-        parent = ProxyParent(path, Path(folder), listeners, metrics)
+        parent = ProxyParent(path, Path(folder), listeners, metrics, notifier)
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             return parent.run()
@@ -109,8 +119,16 @@ class ProcessLife:
 class ProxyParent:
     """The processes, by their numbers from 1 on."""
 
-    def __init__(self, path: Path, folder: Path, listeners: list[socket.socket], metrics: socket.socket | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        folder: Path,
+        listeners: list[socket.socket],
+        metrics: socket.socket | None,
+        notifier: Notifier,
+    ) -> None:
         """Take the configuration's path, the folder that the processes share, and their sockets."""
+        self._notifier = notifier
         self._path = path
         self._folder = folder
         self._listeners = listeners
@@ -147,6 +165,8 @@ class ProxyParent:
         now = time.monotonic()
         if now < self._look_at:
             return self._look_at - now
+        if self._notifier.watchdog_interval is not None:
+            self._notifier.watchdog()
         for number, place in self._places.items():
             if place.pid:
                 answers = place.answers(PoolShare(number, len(self._places), self._folder).socket())

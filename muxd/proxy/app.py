@@ -21,6 +21,7 @@ from muxd.notify import Notifier
 from muxd.own_log import setup_logging
 from muxd.pool_share import PoolShare
 from muxd.ports import listen_at
+from muxd.watchdog import feed_watchdog
 
 from .auth.api_keys import Keyring
 from .auth.exposure import loopback_only, metrics_said_at_start, said_at_start, would_open
@@ -103,6 +104,7 @@ async def _run(
             if where is not None:
                 names = config.proxy.hosts
                 nursery.start_soon(_serve_metrics, where, metrics, notifier, proxy.metrics, names, name="metrics port")
+            nursery.start_soon(feed_watchdog, notifier, name="watchdog")
             await anext(signals)
             nursery.start_soon(_cancel_at_next, signals, nursery.cancel_scope)
             await proxy.drain(config.proxy.drain_timeout)

@@ -54,6 +54,21 @@ def test_a_proxy_killed_under_load_loses_only_what_it_was_answering(booted):
     assert all(answer.startswith("cut") for answer in lost), lost
 
 
+def test_where_the_proxy_hangs_it_is_restarted_by_the_watchdog(booted):
+    assert booted.show("WatchdogUSec", PROXY) == "30s"
+    impatient = f"/run/systemd/system/{PROXY}.d/impatient.conf"
+    booted.guest.write(impatient, "[Service]\nWatchdogSec=2\n")
+    booted.run(f"systemctl daemon-reload && systemctl restart {PROXY}")
+    try:
+        booted.ask("alpha")
+        old = booted.main_pid(PROXY)
+        booted.run(f"kill -STOP {old}")
+        booted.until_active_again(old, PROXY)
+        assert booted.ask("alpha") == ["200 alpha"]
+    finally:
+        booted.run(f"rm {impatient} && systemctl daemon-reload")
+
+
 def test_streams_and_leases_go_on_while_muxd_is_killed(booted):
     """Wants= and not Requires=: the proxy is not restarted with muxd."""
     booted.ask("alpha")
