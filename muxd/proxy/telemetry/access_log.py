@@ -1,6 +1,6 @@
 """One line for every request, save probes: text for people, by their clock; JSON for machines, by UTC.
 
-`record` formats lines at once, in 2 us each (timeit), and never waits; a thread writes the lines later.  If the thread
+`record` formats lines at once, in 1 us each (timeit), and never waits; a thread writes the lines later.  If the thread
 formatted them too, that work would come in lumps, and the serving thread would wait for the interpreter's lock.
 
 A value that a client chooses cannot break a line or forge another: a value that is not plain is quoted and escaped.
@@ -39,14 +39,14 @@ _LONGEST_PATH = 2048
 
 
 class _Form(NamedTuple):
-    """The % formats of a line and its parts."""
+    """The % formats of a line and its parts; bytes are formatted in half the time that text takes."""
 
-    line: str
+    line: bytes
     part: str  # with the client, its key, what it asked for, and status, end and error code
-    times: str  # the part with the wait and the time to the first byte
-    time: str
-    no_time: str
-    no_times: str  # that part of a request that did not wait, and was no stream
+    times: bytes  # the part with the wait and the time to the first byte
+    time: bytes
+    no_time: bytes
+    no_times: bytes  # that part of a request that did not wait, and was no stream
     is_local: bool  # times are of this host, with their offset, and not UTC
 
     def moment(self, seconds: float, form: str) -> str:
@@ -56,22 +56,22 @@ class _Form(NamedTuple):
 
 # Both forms take the same values in the same order; %.0s takes a value and prints nothing.
 _TEXT = _Form(
-    "%s.%03d%s %s %.3fs %s in=%d out=%d tokens=%d+%d replays=%d id=%s\n",
+    b"%b %b %.3fs %b in=%d out=%d tokens=%d+%d replays=%d id=%b\n",
     "%s %s %s %s%.0s %s %d %s %s",
-    "wait=%.3f first=%s",
-    "%.3f",
-    "-",
-    "wait=0.000 first=-",
+    b"wait=%.3f first=%b",
+    b"%.3f",
+    b"-",
+    b"wait=0.000 first=-",
     True,
 )
 _JSON = _Form(
-    '{"time":"%s.%03d%s",%s,"duration_s":%.6f,%s,"request_bytes":%d,"response_bytes":%d,'
-    '"prompt_tokens":%d,"completion_tokens":%d,"replays":%d,"request_id":%s}\n',
+    b'{"time":"%b",%b,"duration_s":%.6f,%b,"request_bytes":%d,"response_bytes":%d,'
+    b'"prompt_tokens":%d,"completion_tokens":%d,"replays":%d,"request_id":%b}\n',
     '"client":%s,"key":%s,"method":%s,"path":%s,"route":%s,"model":%s,"status":%d,"end":%s,"code":%s',
-    '"wait_s":%.6f,"ttft_s":%s',
-    "%.6f",
-    "null",
-    '"wait_s":0.000000,"ttft_s":null',
+    b'"wait_s":%.6f,"ttft_s":%b',
+    b"%.6f",
+    b"null",
+    b'"wait_s":0.000000,"ttft_s":null',
     False,
 )
 
@@ -107,11 +107,12 @@ class AccessLog:
         self.dropped = 0
         self._destination = destination
         self._form, self._quote = (_JSON, _quote_for_json) if form == "json" else (_TEXT, _quote_for_text)
-        self._mark = '"' if form == "json" else ""  # around a plain value
+        self._mark = b'"' if form == "json" else b""  # around a plain value
         # Formatted parts of lines, by their values.  The same parts recur: a look-up takes 0.15 us, formatting 2.
-        self._parts: dict[tuple[object, ...], str] = {}
-        self._second, self._stamp, self._zone = -1, "", "Z"
-        self._lines: list[str] = []
+        self._parts: dict[tuple[object, ...], bytes] = {}
+        self._moment, self._stamp = -1, b""  # milliseconds since 1970 of the line before, and what it was stamped with
+        self._second, self._stamp_of_second, self._zone = -1, "", "Z"
+        self._lines: list[bytes] = []
         self._waiting = 0  # bytes of `_lines`
         self._writing = 0  # bytes that the thread is writing
         self._threshold: float = 0  # bytes of `_lines` above which `_threshold_passed` is set
@@ -138,16 +139,14 @@ class AccessLog:
             part = known.get(of_part) or self._part(of_part)
             if not part:
                 continue
-            at = record.ended_at
-            second = int(at)
-            if second != self._second:
-                self._begin(second)
-            id = record.id.text
+            moment = int(record.ended_at * 1000)
+            if moment != self._moment:
+                self._begin(moment)
+            id = record.id
+            value = id.value
             prompt, _, completion = record.tokens
             line = form.line % (
                 self._stamp,
-                (at - second) * 1000,
-                self._zone,
                 part,
                 record.seconds,
                 self._times(record) if record.waited or record.first_byte is not None else no_times,
@@ -156,7 +155,7 @@ class AccessLog:
                 prompt,
                 completion,
                 record.replays,
-                mark + id + mark if id.isalnum() and id.isascii() else self._quote(id),  # one made here takes no call
+                mark + value + mark if value.isalnum() else self._quote(id.text).encode(),
             )
             if size + len(line) > room:
                 self.dropped += 1
@@ -167,26 +166,29 @@ class AccessLog:
         if size > self._threshold:
             self._threshold_passed.set()
 
-    def _begin(self, second: int) -> None:
-        """Have lines stamped with a second since 1970."""
-        self._second, self._stamp = second, self._form.moment(second, "%Y-%m-%dT%H:%M:%S")
-        if self._form.is_local:
-            offset = self._form.moment(second, "%z")
-            self._zone = f"{offset[:3]}:{offset[3:]}"
+    def _begin(self, moment: int) -> None:
+        """Have lines stamped with a moment, in milliseconds since 1970."""
+        second, milliseconds = divmod(moment, 1000)
+        if second != self._second:
+            self._second, self._stamp_of_second = second, self._form.moment(second, "%Y-%m-%dT%H:%M:%S")
+            if self._form.is_local:
+                offset = self._form.moment(second, "%z")
+                self._zone = f"{offset[:3]}:{offset[3:]}"
+        self._moment, self._stamp = moment, f"{self._stamp_of_second}.{milliseconds:03d}{self._zone}".encode()
 
-    def _times(self, record: "RequestRecord") -> str:
+    def _times(self, record: "RequestRecord") -> bytes:
         form, first = self._form, record.first_byte
         return form.times % (record.waited, form.no_time if first is None else form.time % first)
 
-    def _part(self, values: tuple[str, str, str, bytes, str, str, int, str, str]) -> str:
-        """Return a formatted part; "" for a request that is not logged."""
+    def _part(self, values: tuple[str, str, str, bytes, str, str, int, str, str]) -> bytes:
+        """Return a formatted part; b"" for a request that is not logged."""
         client, key, method, target, route, model, status, end, code = values
         if status == 200 and target == b"/health":
-            return ""
+            return b""
         bare, mark, _ = target.partition(b"?")
         path = bare[:_LONGEST_PATH].decode("latin-1")
         asked = map(self._quote, (client, key, method, path, route, model))
-        part = self._form.part % (*asked, status, self._quote(end), self._quote(code))
+        part = (self._form.part % (*asked, status, self._quote(end), self._quote(code))).encode()
         if len(part) <= _LONGEST_PART and not mark:  # of queries there is no end
             if len(self._parts) >= _MOST_PARTS:
                 self._parts.clear()

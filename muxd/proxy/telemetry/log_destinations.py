@@ -27,7 +27,7 @@ class LogDestination(Protocol):
     def prepare(self, day: str) -> None:
         """Open the destination for the lines of a day, "2026-01-31"; raise OSError where it cannot be written."""
 
-    def write(self, lines: list[str]) -> Lost | None:
+    def write(self, lines: list[bytes]) -> Lost | None:
         """Write the lines; return those that were lost, or None.  May block."""
 
 
@@ -40,7 +40,7 @@ class Stdout:
     def prepare(self, day: str) -> None:
         """Do nothing: stdout is open."""
 
-    def write(self, lines: list[str]) -> Lost | None:
+    def write(self, lines: list[bytes]) -> Lost | None:
         return self._output.write(lines)
 
 
@@ -61,10 +61,9 @@ class Folder:
     def prepare(self, day: str) -> None:
         self._open(day)
 
-    def write(self, lines: list[str]) -> Lost | None:
+    def write(self, lines: list[bytes]) -> Lost | None:
         lost: Lost | None = None
-        for day, its_lines in groupby(lines, day_of):
-            day_lines = list(its_lines)
+        for day, day_lines in _by_day(lines):
             try:
                 day_lost = self._open(day).write(day_lines)
             except OSError as error:
@@ -106,9 +105,9 @@ class _Output:
         except FileNotFoundError:
             return False
 
-    def write(self, lines: list[str]) -> Lost | None:
+    def write(self, lines: list[bytes]) -> Lost | None:
         torn = b"\n" if self._torn else b""  # a line that followed half a line would be lost too
-        data = torn + "".join(lines).encode()
+        data = torn + b"".join(lines)
         done, why = self._write(data)
         if done:
             self._torn = data[done - 1 : done] != b"\n"
@@ -131,10 +130,19 @@ class _Output:
         return done, None
 
 
-def day_of(line: str) -> str:
+def _by_day(lines: list[bytes]) -> list[tuple[str, list[bytes]]]:
+    """Return the lines of each day, in their order."""
+    day = day_of(lines[0])
+    beginning = lines[0][: lines[0].find(day.encode()) + _DAY]
+    if b"".join(lines).count(b"\n" + beginning) == len(lines) - 1:  # one day, as mostly: without a call for each
+        return [(day, lines)]
+    return [(day, list(its_lines)) for day, its_lines in groupby(lines, day_of)]
+
+
+def day_of(line: bytes) -> str:
     """Return the date in a line's time, which text begins with, and JSON has after {"time":"."""
-    start = len('{"time":"') if line.startswith("{") else 0
-    return line[start : start + _DAY]
+    start = len(b'{"time":"') if line.startswith(b"{") else 0
+    return line[start : start + _DAY].decode()
 
 
 def _open_to_append(path: Path) -> int:

@@ -46,15 +46,15 @@ class Kept:
     def prepare(self, now: float) -> None:
         pass
 
-    def write(self, lines: list[str]) -> Lost | None:
-        self.lines += lines
+    def write(self, lines: list[bytes]) -> Lost | None:
+        self.lines += map(bytes.decode, lines)
         self.tell(self.came.set)
         return None
 
 
 def record(log: AccessLog, **changed: Any) -> None:
     told = REQUEST | changed
-    id = RequestId(told["request_id"], b"", b"", b"")
+    id = RequestId(told["request_id"].encode(), b"", b"", b"")
     asked = (told[name] for name in ("client", "method", "target", "received"))
     visit = RequestRecord(cast(Recorder, None), 0.0, id, *asked)
     visit.ended_at, visit.key, visit.route, visit.model = (told[name] for name in ("at", "key", "route", "model"))

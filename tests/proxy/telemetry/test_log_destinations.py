@@ -31,8 +31,8 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
-def line(day: str, text: str = "x") -> str:
-    return f"{day}T12:00:00.000Z {text}\n"
+def line(day: str, text: str = "x") -> bytes:
+    return f"{day}T12:00:00.000Z {text}\n".encode()
 
 
 def file(tmp_path: Path, day: str = MONDAY) -> Path:
@@ -42,14 +42,14 @@ def file(tmp_path: Path, day: str = MONDAY) -> Path:
 def test_lines_are_appended_to_the_file_of_their_day(folder: Folder, tmp_path: Path) -> None:
     assert folder.write([line(MONDAY, "1"), line(MONDAY, "2")]) is None
     assert folder.write([line(MONDAY, "3")]) is None
-    assert file(tmp_path).read_text() == line(MONDAY, "1") + line(MONDAY, "2") + line(MONDAY, "3")
+    assert file(tmp_path).read_bytes() == line(MONDAY, "1") + line(MONDAY, "2") + line(MONDAY, "3")
 
 
 def test_lines_before_and_after_midnight_come_into_two_files(folder: Folder, tmp_path: Path) -> None:
     assert folder.write([line(MONDAY), line(TUESDAY, "1")]) is None
     assert folder.write([line(TUESDAY, "2")]) is None
-    assert file(tmp_path).read_text() == line(MONDAY)
-    assert file(tmp_path, TUESDAY).read_text() == line(TUESDAY, "1") + line(TUESDAY, "2")
+    assert file(tmp_path).read_bytes() == line(MONDAY)
+    assert file(tmp_path, TUESDAY).read_bytes() == line(TUESDAY, "1") + line(TUESDAY, "2")
 
 
 @pytest.mark.parametrize(("form", "west", "zone"), [("text", 5 * 3600.0, "-05:00"), ("json", 0.0, "Z")])
@@ -71,8 +71,8 @@ def test_a_file_that_logrotate_moved_is_made_anew(folder: Folder, tmp_path: Path
     folder.write([line(MONDAY, "1")])
     file(tmp_path).rename(tmp_path / "old")
     assert folder.write([line(MONDAY, "2")]) is None
-    assert (tmp_path / "old").read_text() == line(MONDAY, "1")
-    assert file(tmp_path).read_text() == line(MONDAY, "2")
+    assert (tmp_path / "old").read_bytes() == line(MONDAY, "1")
+    assert file(tmp_path).read_bytes() == line(MONDAY, "2")
 
 
 def test_a_file_that_logrotate_put_in_its_place_is_used_as_it_is(folder: Folder, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_file_that_logrotate_put_in_its_place_is_used_as_it_is(folder: Folder,
     file(tmp_path).rename(tmp_path / "old")
     file(tmp_path).touch(0o600)
     assert folder.write([line(MONDAY, "2")]) is None
-    assert file(tmp_path).read_text() == line(MONDAY, "2")
+    assert file(tmp_path).read_bytes() == line(MONDAY, "2")
     assert file(tmp_path).stat().st_mode & 0o777 == 0o600
 
 
@@ -89,7 +89,7 @@ def test_a_folder_that_was_removed_is_made_again(folder: Folder, tmp_path: Path)
     file(tmp_path).unlink()
     (tmp_path / "logs").rmdir()
     assert folder.write([line(MONDAY, "2")]) is None
-    assert file(tmp_path).read_text() == line(MONDAY, "2")
+    assert file(tmp_path).read_bytes() == line(MONDAY, "2")
 
 
 @pytest.mark.usefixtures("umask")
@@ -107,7 +107,7 @@ def test_a_full_disk_is_told_and_gets_over(folder: Folder, tmp_path: Path) -> No
     assert str(file(tmp_path)) in lost.why
     file(tmp_path).unlink()
     assert folder.write([line(MONDAY)]) is None
-    assert file(tmp_path).read_text() == line(MONDAY)
+    assert file(tmp_path).read_bytes() == line(MONDAY)
 
 
 def test_a_day_that_cannot_be_opened_does_not_take_another_with_it(folder: Folder, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_day_that_cannot_be_opened_does_not_take_another_with_it(folder: Folde
     lost = folder.write([line(MONDAY), line(TUESDAY), line(MONDAY)])
     assert lost is not None
     assert (lost.lines, "is a directory" in lost.why) == (2, True)
-    assert file(tmp_path, TUESDAY).read_text() == line(TUESDAY)
+    assert file(tmp_path, TUESDAY).read_bytes() == line(TUESDAY)
 
 
 def test_a_fifo_that_nobody_reads_is_an_error_and_no_wait(folder: Folder, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_slow_pipe_is_waited_for_and_gets_every_line(folder: Folder, tmp_path:
         received += os.read(reader, 65536)
     writer.join()
     os.close(reader)
-    assert received.decode() == "".join(lines)
+    assert received == b"".join(lines)
 
 
 @pytest.fixture
@@ -160,8 +160,8 @@ def test_a_line_that_was_cut_is_lost_and_the_next_one_is_whole(
     assert lost is not None
     assert (lost.lines, "too large" in lost.why) == (2, True)
     assert folder.write([line(MONDAY, "4")]) is None
-    assert file(tmp_path).read_text().splitlines(keepends=True) == [
+    assert file(tmp_path).read_bytes().splitlines(keepends=True) == [
         whole,
-        line(MONDAY, "2")[:5] + "\n",
+        line(MONDAY, "2")[:5] + b"\n",
         line(MONDAY, "4"),
     ]
