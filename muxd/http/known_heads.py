@@ -45,7 +45,6 @@ class KnownHead:
         "_index",
         "_make",
         "_name",
-        "_reach",
         "headers",
         "id_index",
         "is_alike",
@@ -75,7 +74,6 @@ class KnownHead:
         self._gaps = tuple(zip(indices, names, figures, pieces[1:], strict=True))
         # Of the only gap, the figure: `_parts` without its loop takes 0.6 of the time.
         self._index, self._name, self._following = indices[0], names[0], pieces[1] if self.is_alike else b""
-        self._reach = _MOST_DIGITS + len(pieces[1])  # bytes behind the beginning in which they end
 
     def request(self, text: bytes, most: int) -> "Request | None":
         """Return the one whole request in `text`; None where that is not sure.
@@ -86,11 +84,9 @@ class KnownHead:
         if text[:at] != self._begin:  # `startswith` takes twice the time
             return None
         if following := self._following:
-            end = text.find(following, at, at + self._reach)
-            figure = text[at:end]
-            if end < 0 or not figure.isdigit():
+            figure, found, body = text[at:].partition(following)  # `find` takes half as long again
+            if not found or not figure.isdigit() or len(figure) > _MOST_DIGITS:
                 return None
-            body = text[end + len(following) :]
             size = len(body)
             if size != int(figure) or size > most:
                 return None

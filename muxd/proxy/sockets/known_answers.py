@@ -25,14 +25,15 @@ _VARYING = frozenset((_LENGTH, _DATE, *TRACES))
 _ENCODING = b"content-encoding"
 _WITHOUT_BODY = frozenset((204, 304))
 _NO_STREAMS = (UNUSUAL - {_TRANSFER}) | {_LENGTH, _ENCODING}  # headers that the head of a known stream has not
-_FIGURE = rb"([0-9]{1,10}+)"
+_MOST_DIGITS = 10
+_FIGURE = rb"([0-9]{1,%d}+)" % _MOST_DIGITS
 _VALUE = rb"[A-Za-z0-9 ,:_./=+-]{1,128}+"  # of a date, or an id
 
 
 class KnownAnswer:
     """A response's parsed head: its status, the size of its status line, and whether the body is compressed."""
 
-    __slots__ = ("_match", "is_encoded", "line_size", "status")
+    __slots__ = ("_after", "_at", "_before", "_match", "is_encoded", "line_size", "status")
 
     def __init__(self, status: int, pieces: tuple[bytes, ...], gaps: list[bytes], *, is_encoded: bool) -> None:
         """Take the bytes around the gaps, and the pattern of each gap; one is `_FIGURE`."""
@@ -40,11 +41,25 @@ class KnownAnswer:
         self.is_encoded = is_encoded
         self.line_size = pieces[0].index(b"\r\n") + 2
         self._match = _pattern(pieces, gaps).match
+        # Of the last response, what came before the figure of Content-Length, and behind it: a date lasts a second.
+        self._at, self._before, self._after = 0, b"none", b"none"  # no bytes up to 0 are these
 
     def begins(self, data: bytes) -> bool:
-        """Return whether `data` is one whole response with this head."""
-        found = self._match(data)
-        return found is not None and found.end() + int(found[1]) == len(data)
+        """Return whether `data` is one whole response with this head.
+
+        Where the figure is all that differs from the last one's head, that takes a third of the pattern's time.
+        """
+        at = self._at
+        if data[:at] == self._before:
+            figure, found, body = data[at:].partition(self._after)
+            if found and figure.isdigit() and len(figure) <= _MOST_DIGITS:
+                return int(figure) == len(body)
+        head = self._match(data)
+        if head is None:
+            return False
+        self._at, end = head.span(1)
+        self._before, self._after = data[: self._at], data[end : head.end()]
+        return head.end() + int(head[1]) == len(data)
 
 
 class KnownStream:
