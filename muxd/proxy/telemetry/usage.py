@@ -76,7 +76,16 @@ class _ReportedUsage(msgspec.Struct):
         return given, cached, self.completion_tokens or self.output_tokens or 0
 
 
+class _FlatUsage(msgspec.Struct, gc=False):
+    """OpenAI's usage object without details."""
+
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    cache_read_input_tokens: _Count = 0  # a dialect of some gateways
+
+
 _decode = msgspec.json.Decoder(_ReportedUsage).decode
+_decode_flat = msgspec.json.Decoder(_FlatUsage).decode
 
 
 class UsageObject(Usage):
@@ -108,11 +117,17 @@ class UsageObject(Usage):
 
     @classmethod
     def of_whole(cls, data: bytes) -> Tokens:
-        at = data.rfind(b'"usage":', -_REACH)
-        end = data.find(b"}", at) + 1 if at >= 0 else 0
-        # One flat object, as mostly; `see` finds any other.
-        if end and data.count(b"{", at, end) == 1 and (tokens := _counts(data[at + 8 : end]))[0]:
-            return tokens
+        # `rfind`, `find` and `count` take twice the time of these.
+        _, key, rest = data[-_REACH:].rpartition(b'"usage":')
+        told, closed, _ = rest.partition(b"}")
+        if key and b"{" not in told[1:]:  # one flat object, as mostly; `see` finds any other
+            try:
+                flat = _decode_flat(told + closed)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                pass  # another dialect's nulls
+            else:
+                if flat.prompt_tokens:
+                    return flat.prompt_tokens, flat.cache_read_input_tokens, flat.completion_tokens
         return super().of_whole(data)
 
     def _find_usage(self, data: bytes, mark: int) -> None:
