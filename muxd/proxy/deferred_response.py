@@ -38,7 +38,7 @@ class DeferredResponse:
         self._over = True
         self._record.sent += len(answer)
         self._client.send(answer)
-        self._client.answered(self._record, keep_alive=True)
+        self._client.answered(self._record)
 
     def on_deadline(self) -> None:
         """Do nothing: this response has no deadline, as the maker of the page bounds its time."""

@@ -65,7 +65,7 @@ class Embedding(ProxiedRequest):
         self._let_go()
         self._record.end(status, "ok", tokens=tokens)
         self._send(spliced(answer, self._own_lines))
-        self._client.answered(self._record, keep_alive=True)
+        self._client.answered(self._record)
 
     def _drop_gathered(self) -> None:
         if self._gathered is not None:

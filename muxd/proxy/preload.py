@@ -19,4 +19,4 @@ class Preload(ProxiedRequest):
         self._record.sent += len(answer)
         self._record.end(200, "ok")
         self._client.send(answer)
-        self._client.answered(self._record, keep_alive=True)
+        self._client.answered(self._record)

@@ -99,14 +99,14 @@ class ProxiedRequest:
     is_batch = False  # nobody waits for the answer
     losses = 0  # how often a worker was lost with the request
     takes_whole = True  # a response that comes at once needs nothing but to be passed on
-    unloads = False  # the client lets go of the model once the response is complete
+    unloads: bool  # the client lets go of the model once the response is complete
     fatal_error = b""  # of the worker's engine, in an answer that counts as none; empty: it has none
     _grant: Grant | None = None
     _upstream: Upstream | None = None
     _status = 0  # of the worker's response, once its head is here
     _head_size = 0  # bytes of the response's head, until the client has it
     _held: bytes | None = None  # of a response of which the client has nothing, until it is known to count as one
-    _headed = False  # the client was sent a head: the worker's, or _STREAM_HEAD for comments
+    _headed: bool  # the client was sent a head: the worker's, or _STREAM_HEAD for comments
     _begun = False  # some of the worker's body was sent to the client
     _stream: StreamFormat | None = None  # the format of the worker's response, where it is a stream
     _client_format: StreamFormat = EVENTS  # the format in which the client gets the proxy's own comments and errors
@@ -120,7 +120,7 @@ class ProxiedRequest:
     _encoded = False  # the worker's response is compressed
     _deaths = 0  # of workers that had the request
     _died_with = -1  # the generation of the worker whose engine died last with the request
-    _died_last = False  # the last worker died with the request
+    _died_last: bool  # the last worker died with the request
     _loss: Refusal | None = None  # the error for the loss of the last worker
 
     def __init__(
@@ -149,6 +149,7 @@ class ProxiedRequest:
         self.state = _QUEUED
         self.since = record.arrived
         self.deadline = self._comment_interval = inf
+        self._headed = self._died_last = self.unloads = False
         if priority:
             self.priority = priority
         if is_batch:
@@ -261,7 +262,7 @@ class ProxiedRequest:
         answer = spliced(answer, self._own_lines)
         self._record.refused(refusal.status, refusal.code)
         self._send(answer)
-        client.answered(self._record, keep_alive=True)
+        client.answered(self._record)
 
     def lose(self, refusal: Refusal) -> None:
         """Replay a request whose worker muxd reported dead, or cut it where it cannot be replayed."""
@@ -343,7 +344,7 @@ class ProxiedRequest:
         self._lease.release(self, self._grant)
         if self.unloads:
             self._lease.unload()
-        client.answered(record, keep_alive=True)
+        client.answered(record)
 
     def takes_stream(self, data: bytes) -> bool:
         """Return whether the beginning of a stream needs nothing but to be passed on: no engine has died in it."""

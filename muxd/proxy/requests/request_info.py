@@ -34,7 +34,8 @@ _NO_TIME = re.compile(
     rb'-?0(\.0+)?([eE][-+]?[0-9]+)?|"[-+]?(0+(\.0*)?|((0+(\.0*)?|\.0+)(ns|us|\xc2\xb5s|\xce\xbcs|ms|s|m|h))+)"'
 )
 _NO_MESSAGES = (msgspec.Raw(), msgspec.Raw(b"null"))
-_LIST = re.compile(rb"\[[ \t\r\n]*(\])?")  # the beginning of a list; with a group where it is empty
+_FILLED_LIST = re.compile(rb"\[[ \t\r\n]*+[^\]]")  # the beginning of a list that has something in it
+_EMPTY_LIST = re.compile(rb"\[[ \t\r\n]*+\]")
 _EMPTY = re.compile(rb'|null|""|\[[ \t\r\n]*\]')
 
 
@@ -172,14 +173,11 @@ def as_chat(request: Request) -> RequestInfo:
         fields = _fields(body)
         model, stream = name_of(fields.get("model")), _is_true(fields.get("stream", b"false"))
         asked = AskedChat(model, stream, *_kept(fields), messages=msgspec.Raw(fields.get("messages", b"")))
-    found = _LIST.match(asked.messages)
-    if found is None:
-        raise no_messages("is missing" if asked.messages in _NO_MESSAGES else "is no list")
-    return (
-        asked
-        if found[1] is None
-        else EmptyDialogue(asked.model, asked.stream, asked.keep_alive, asked.ttl, asked.service_tier)
-    )
+    if _FILLED_LIST.match(asked.messages) is not None:
+        return asked
+    if _EMPTY_LIST.match(asked.messages) is not None:
+        return EmptyDialogue(asked.model, asked.stream, asked.keep_alive, asked.ttl, asked.service_tier)
+    raise no_messages("is missing" if asked.messages in _NO_MESSAGES else "is no list")
 
 
 def no_messages(problem: str) -> Refusal:

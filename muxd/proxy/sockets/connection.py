@@ -53,23 +53,23 @@ class Connection:
         System calls drive Python's own code out of the processor's caches: where those of a
         turn are made one after the other, a request takes 15 to 20 % less CPU.
         """
-        if self.outbox:
-            self.outbox.append(memoryview(data))
-        elif len(data) >= _LARGE:
-            self._write()
-            if self.outbox:
-                self.outbox.append(memoryview(data))
-            else:
-                self.relay(data)
-        elif self.unwritten:
-            self.unwritten += data
-        else:
+        if not self.unwritten and not self.outbox and len(data) < _LARGE:
             self.unwritten = data
             reactor = self.reactor
             reactor.unsent.append(self)
             if not reactor.turning:
                 reactor.rouse()
-        return not self.outbox
+            return True
+        if len(data) >= _LARGE:
+            self._write()
+            if not self.outbox:
+                self.relay(data)
+                return not self.outbox
+        if self.outbox:
+            self.outbox.append(memoryview(data))
+            return False
+        self.unwritten += data
+        return True
 
     def relay(self, data: bytes) -> None:
         """Send `data` at once, or keep what the kernel does not take.

@@ -114,7 +114,7 @@ class Downstream(Protocol):
     def resume(self, answer: Callable[[], "CompleteResponse | PendingResponse"]) -> None:
         """Answer the request by what `answer` returns, in place of the pending response."""
 
-    def answered(self, receipt: DeliveryReport, *, keep_alive: bool) -> None:
+    def answered(self, receipt: DeliveryReport, keep_alive: bool = True) -> None:
         """Note that all bytes of the response were handed to this connection, to be sent if not sent yet.
 
         The request's body, as far as it is still there, is no longer held.

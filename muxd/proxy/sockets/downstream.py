@@ -386,7 +386,7 @@ class ClientConnection(Connection):
     def _take(self, answer: CompleteResponse | PendingResponse, request: Request) -> None:
         if isinstance(answer, CompleteResponse):
             self.send(answer.data)
-            self.answered(answer.receipt, keep_alive=True)
+            self.answered(answer.receipt)
         elif self.request is request:  # else the request was answered already
             self.pending = answer
             if answer.deadline != inf:
@@ -394,7 +394,7 @@ class ClientConnection(Connection):
             if self._ended:
                 self._probe()
 
-    def answered(self, receipt: DeliveryReport, *, keep_alive: bool) -> None:
+    def answered(self, receipt: DeliveryReport, keep_alive: bool = True) -> None:
         request, self.request, self.pending = self.request, None, None
         assert request is not None
         self._receipt = receipt

@@ -37,7 +37,7 @@ class Recorder:
     def begin(self, request: Request, address: str) -> RequestRecord:
         """Return the record of a request that has arrived from `address`."""
         target = request.target
-        if target[:1] != b"/":
+        if not request.is_plain and target[:1] != b"/":
             target = _without_password(request)
         return RequestRecord(
             self, monotonic(), self.ids.of(request), address, request.method, target, len(request.body)
