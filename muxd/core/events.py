@@ -36,7 +36,7 @@ class Verb(StrEnum):
     RENEW_ROUTER = "renew_router"  # end its router alone, which is started again: its configuration changed
 
 
-class Waiting(Struct, frozen=True):
+class Waiting(Struct, frozen=True, array_like=True):
     """Requests of one key and priority that wait for a model at one lease holder."""
 
     count: int = 1
@@ -101,7 +101,7 @@ class LeaseReclaimed(Struct, frozen=True):
     waiting: tuple[Waiting, ...] = ()
 
 
-class DemandReported(Struct, frozen=True):
+class DemandReported(Struct, frozen=True, array_like=True):
     """A lease holder says what it has in flight and what waits; it replaces what it said before."""
 
     time: float

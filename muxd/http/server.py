@@ -142,11 +142,11 @@ class ResponseWriter:
         if self.early:
             early, self.early = self.early, b""
             return early
-        connection = self._stream.socket
+        connection = self._stream.socket.fileno()
         while True:  # the stream itself tries to read first, which nearly always fails here, and costs as much again
             await trio.lowlevel.wait_readable(connection)
             try:
-                return os.read(connection.fileno(), _READ)
+                return os.read(connection, _READ)
             except BlockingIOError:
                 continue
             except OSError:

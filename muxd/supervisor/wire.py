@@ -43,7 +43,7 @@ OrderEnd = FinishSwitch | FailSwitch | FinishOrder | FailOrder
 
 def waiting_of(told: tuple[WaitingRequests, ...]) -> tuple[Waiting, ...]:
     """Return what a proxy says of its waiting requests as the core takes it."""
-    return tuple(Waiting(entry.count, entry.oldest_s, entry.key, entry.priority, entry.batch) for entry in told)
+    return tuple([Waiting(entry.count, entry.oldest_s, entry.key, entry.priority, entry.batch) for entry in told])
 
 
 def lease_message(command: LeaseCommand, lease: int, now: float, places: tuple[int | None, int]) -> LeaseMessage:

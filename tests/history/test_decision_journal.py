@@ -115,9 +115,9 @@ def test_an_end_that_was_not_written_whole_is_left_out(tmp_path):
         (None, "muxd keeps its journal in state_dir/decisions.journal"),
         (b"hello", "is no journal of muxd's decisions"),
         (b"muxd decisions 1\n\x04\0\0\0abcd", "was written by another build of muxd, in another form: replay it with"),
-        (b"muxd decisions 2\n", "was not written as far as its first record ends: nothing can be read of it"),
-        (b"muxd decisions 2\n\x04\0\0\0abc", "was not written as far as its first record ends"),
-        (b"muxd decisions 2\n\x04\0\0\0abcd", "is damaged at its beginning"),
+        (b"muxd decisions 3\n", "was not written as far as its first record ends: nothing can be read of it"),
+        (b"muxd decisions 3\n\x04\0\0\0abc", "was not written as far as its first record ends"),
+        (b"muxd decisions 3\n\x04\0\0\0abcd", "is damaged at its beginning"),
     ],
 )
 def test_what_is_no_journal_is_told(tmp_path, content, said):
