@@ -1,13 +1,14 @@
 """The core's events, written down so that every decision can be made once more: `muxd replay`.
 
 A journal is a file of records.  The first has the core as it was then, each other one an event, when it was told, and a
-checksum of the commands that came of it; a report of demand that led to none is there alone, in MessagePack.  The core is a function of its events: fed with them it must decide the same,
-in the build that wrote them, which the first record names by its version and a digest of the core's source.
+checksum of the commands that came of it; a report of demand that led to none is there alone, in MessagePack.  The core
+is a function of its events: fed with them it must decide the same, in the build that wrote them, which the first record
+names by its version and a digest of the core's source.
 When a file has SEGMENT bytes, another one is begun with the core as it is by then, and the last one kept beside it.
 
-Other records are pickles, which keep floats and enumerations as they are.  They are read by a reader that makes objects of
-the core's classes and of a few plain ones, and calls nothing else.  They have no body of a request or an answer, no
-secret, and no name but those of models and GPUs.
+All other records are pickles, which keep floats and enumerations as they are.  They are read by a reader that makes
+objects of the core's classes and of a few plain ones, and calls nothing else.  No record has a body of a request or an
+answer, a secret, or a name but those of models and GPUs.
 """
 
 import builtins
