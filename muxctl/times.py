@@ -8,6 +8,7 @@ import re
 import time
 from contextlib import suppress
 from datetime import datetime, timedelta
+from math import isfinite
 
 from muxctl.exit_codes import CommandFailed, ExitCode
 
@@ -73,7 +74,9 @@ def _read(text: str, form: str) -> datetime | None:
 
 def _seconds(text: str, option: str) -> float:
     try:
-        return seconds_of(text)
+        if isfinite(seconds := seconds_of(text)):
+            return seconds
+        raise ValueError
     except ValueError:
         forms = '"10min" ago, "18:04" or "2026-11-29 18:04:05"'
         raise CommandFailed(f"{option}: {text!r} is no time; write {forms}", ExitCode.USAGE) from None

@@ -176,7 +176,7 @@ def ladder(value: Any, base: Base) -> tuple[tuple[float, int], ...]:
 
 
 def _positive_duration(text: str) -> float:
-    if not 0 < (seconds := parse_duration(text)) < inf:
+    if not 0 < (seconds := parse_duration(float(text) if text.isdecimal() else text)) < inf:
         raise ValueError(f'{shown(text)} is not a time after which something happens; write "10min", "1h"')
     return seconds
 

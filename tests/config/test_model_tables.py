@@ -296,6 +296,7 @@ WRONG = [
         A + "idle = ['5min, 1']",
         'models.a.idle: "5min, 1" is no step; write "TIME -> LEVEL", as in "10min -> 1", with a level of 0 to 3',
     ),
+    (A + "idle = ['0 -> 1']", 'models.a.idle: "0" is not a time after which something happens; write "10min", "1h"'),
     (A + "idle = ['soon -> 1']", 'models.a.idle: "soon" is not a duration; write seconds or "90s", "5min", "2h"'),
     (
         A + "idle = ['inf -> 1']",

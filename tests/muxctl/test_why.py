@@ -3,6 +3,8 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 from muxctl import why
 from muxctl.times import when
 from muxd.core.commands import Cause
@@ -105,7 +107,8 @@ def test_times_are_read_as_people_write_them():
     assert when("18:04:05", "--at") % 60 == 5
 
 
-def test_what_is_no_time_is_told(muxd, muxctl):
-    code, _, err = muxctl("why", "--at", "tomorrow")
-    said = '--at: \'tomorrow\' is no time; write "10min" ago, "18:04" or "2026-11-29 18:04:05"'
+@pytest.mark.parametrize("text", ["tomorrow", "inf"])
+def test_what_is_no_time_is_told(muxd, muxctl, text):
+    code, _, err = muxctl("why", "--at", text)
+    said = f'--at: \'{text}\' is no time; write "10min" ago, "18:04" or "2026-11-29 18:04:05"'
     assert (code, err) == (2, f"muxctl: {said}\n")
