@@ -124,7 +124,7 @@ class ModelLease:
         self._revocation: LeaseRevoked | None = None  # muxd's message, while the lease drains
         self._changed = trio.Event()
         self._kept: float | None = None  # seconds for which a client wants it kept awake; None: nobody said
-        self._is_keep_told = True  # to muxd
+        self._keep_told_in = 0  # the session in which muxd was told so; 0: none
         self._unloads = False  # a client has let go of the model, and muxd has not been told yet
         self._last_report: tuple[int, int, int, int] | None = None  # as last reported to muxd, see `_demand_figures`
         self._oldest_told: float | None = None  # likewise, see `_oldest_since`
@@ -265,7 +265,7 @@ class ModelLease:
     def keep(self, seconds: float) -> None:
         """Have muxd told how long a client wants the model kept awake after its last use."""
         if seconds != self._kept:
-            self._kept, self._is_keep_told = seconds, False
+            self._kept, self._keep_told_in = seconds, 0
             self._changed.set()
 
     def unload(self) -> None:
@@ -541,8 +541,8 @@ class ModelLease:
             if self._idle.pending and self._last_report is not None and self._last_report[0] and not figures[0]:
                 continue  # `_idle` will wake this task if the pause lasts
             unloads, self._unloads = self._unloads, False
-            if self._kept is not None and not self._is_keep_told:
-                self._is_keep_told = True
+            if self._kept is not None and self._keep_told_in != session.count:  # another muxd does not know it
+                self._keep_told_in = session.count
                 session.keep(self.name, self._kept)
             oldest = self._oldest_since()
             if figures != self._last_report or oldest != self._oldest_told:

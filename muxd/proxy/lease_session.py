@@ -101,6 +101,7 @@ class LeaseSession:
         self._attempt: _Attempt | None = None
         self._wanted = trio.Event()
         self._is_open = False
+        self.count = 0  # of the sessions that were opened, this one included
         self._last_number = 0
         self._leases: dict[int, AskedLease] = {}
         self._outgoing: list[ProxyMessage] = []  # wishes and releases that are not sent yet
@@ -214,6 +215,7 @@ class LeaseSession:
 
     def _note_open(self) -> None:
         self._is_open = True
+        self.count += 1
         self._outgoing, self._demand, self._unloads = [], {}, []
         self._end_attempt(None)
 

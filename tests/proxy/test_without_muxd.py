@@ -41,6 +41,20 @@ async def test_without_muxd_requests_are_told_to_try_again(tmp_path: Path, monke
         assert reply.message.endswith("; it is being restarted, or takes a `muxd start`")
 
 
+async def test_the_next_muxd_is_told_too_how_long_a_client_wants_its_model_awake(tmp_path: Path) -> None:
+    asked = post(chat(keep_alive=-1))
+    async with mortal_muxd(tmp_path) as (proxy_env, life):
+        await proxy_env.ask(asked)
+        assert await proxy_env.muxd.kept.nth(0) == ("alpha", None)
+        await life.aclose()
+        async with proxy_env.muxd.running():
+            await _health(proxy_env, "connected")
+            with trio.fail_after(PATIENCE):
+                assert await proxy_env.muxd.kept.nth(1) == ("alpha", None)
+            assert (await proxy_env.ask(asked)).raw == OK
+    assert len(proxy_env.muxd.kept) == 2
+
+
 async def test_when_muxd_dies_held_leases_go_on_and_who_waits_is_told_where_none_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
