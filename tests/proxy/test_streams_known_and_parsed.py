@@ -164,3 +164,14 @@ def test_whoever_receives_a_stream_is_told_the_same(
         of_parsed, none = what_is_told(reactor, number, known=False)
         assert (of_known, none) == (of_parsed, 0), number
     assert begun > 300
+
+
+def test_a_chunked_answer_that_is_no_stream_leaves_a_known_stream_known(reactor: Reactor) -> None:
+    pool = Pool(reactor, "http://127.0.0.1:1")
+    pool.learn_stream(STREAM)
+    known = pool.known_stream
+    assert known is not None
+    pool.learn_stream(STREAM.replace(b"text/event-stream", b"application/json"))
+    assert pool.known_stream is known
+    pool.learn_stream(STREAM.replace(b"uvicorn", b"other"))
+    assert pool.known_stream not in (None, known)

@@ -65,7 +65,7 @@ class Pool:
         known = self.known_stream
         if self._strange_streams < _MOST_STRANGE and (known is None or not known.head_size(head)):
             self._strange_streams += 1
-            self.known_stream = known_stream(head)
+            self.known_stream = known_stream(head) or known  # a chunked answer that is no stream tells nothing of one
 
     def discard(self, upstream: Upstream) -> None:
         self.idle.pop(upstream, None)
