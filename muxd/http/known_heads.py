@@ -45,6 +45,7 @@ class KnownHead:
         "_index",
         "_make",
         "_name",
+        "_reach",
         "headers",
         "id_index",
         "is_alike",
@@ -74,6 +75,7 @@ class KnownHead:
         self._gaps = tuple(zip(indices, names, figures, pieces[1:], strict=True))
         # Of the only gap, the figure: `_parts` without its loop takes 0.6 of the time.
         self._index, self._name, self._following = indices[0], names[0], pieces[1] if self.is_alike else b""
+        self._reach = len(pieces[0]) + _MOST_DIGITS + len(pieces[1])  # where they end at the latest
 
     def request(self, text: bytes, most: int) -> "Request | None":
         """Return the one whole request in `text`; None where that is not sure.
@@ -84,9 +86,10 @@ class KnownHead:
         if text[:at] != self._begin:  # `startswith` takes twice the time
             return None
         if following := self._following:
-            figure, found, body = text[at:].partition(following)  # `find` takes half as long again
-            if not found or not figure.isdigit() or len(figure) > _MOST_DIGITS:
+            figure, found, _ = text[at : self._reach].partition(following)  # `find` takes half as long again
+            if not found or not figure.isdigit():
                 return None
+            body = text[at + len(figure) + len(following) :]
             size = len(body)
             if size != int(figure) or size > most:
                 return None

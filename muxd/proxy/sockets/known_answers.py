@@ -33,7 +33,7 @@ _VALUE = rb"[A-Za-z0-9 ,:_./=+-]{1,128}+"  # of a date, or an id
 class KnownAnswer:
     """A response's parsed head: its status, the size of its status line, and whether the body is compressed."""
 
-    __slots__ = ("_after", "_at", "_before", "_match", "is_encoded", "line_size", "status")
+    __slots__ = ("_after", "_at", "_before", "_match", "_reach", "is_encoded", "line_size", "status")
 
     def __init__(self, status: int, pieces: tuple[bytes, ...], gaps: list[bytes], *, is_encoded: bool) -> None:
         """Take the bytes around the gaps, and the pattern of each gap; one is `_FIGURE`."""
@@ -42,7 +42,8 @@ class KnownAnswer:
         self.line_size = pieces[0].index(b"\r\n") + 2
         self._match = _pattern(pieces, gaps).match
         # Of the last response, what came before the figure of Content-Length, and behind it: a date lasts a second.
-        self._at, self._before, self._after = 0, b"none", b"none"  # no bytes up to 0 are these
+        self._before, self._after = b"none", b"none"
+        self._at = self._reach = 0  # no bytes up to here are "none"
 
     def begins(self, data: bytes) -> bool:
         """Return whether `data` is one whole response with this head.
@@ -51,14 +52,15 @@ class KnownAnswer:
         """
         at = self._at
         if data[:at] == self._before:
-            figure, found, body = data[at:].partition(self._after)
-            if found and figure.isdigit() and len(figure) <= _MOST_DIGITS:
-                return int(figure) == len(body)
+            figure, found, _ = data[at : self._reach].partition(self._after)
+            if found and figure.isdigit():
+                return at + len(figure) + len(found) + int(figure) == len(data)
         head = self._match(data)
         if head is None:
             return False
         self._at, end = head.span(1)
         self._before, self._after = data[: self._at], data[end : head.end()]
+        self._reach = self._at + _MOST_DIGITS + len(self._after)
         return head.end() + int(head[1]) == len(data)
 
 

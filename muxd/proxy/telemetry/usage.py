@@ -26,6 +26,7 @@ _BEGINNING = 192  # bytes of a meta_info that have its id, its finish reason and
 # Bytes at the end of a piece that are searched, as every engine has its figures there: to search all of a response of
 # 5 MB would cost 1.8 ms, at 2.8 GB/s.
 _REACH = 16 << 10
+_USUAL = 448  # bytes at the end of a whole response that mostly have them
 _FIRST_OF_NULL = ord("n")
 _FRAMING = re.compile(rb"\r\n[0-9a-fA-F]+(?:;[^\r\n]*)?\r\n")
 _FIGURE = re.compile(rb"\s*(\d{1,12})")
@@ -118,7 +119,7 @@ class UsageObject(Usage):
     @classmethod
     def of_whole(cls, data: bytes) -> Tokens:
         # `rfind`, `find` and `count` take twice the time of these.
-        _, key, rest = data[-_REACH:].rpartition(b'"usage":')
+        _, key, rest = data[-_USUAL:].rpartition(b'"usage":')
         told, closed, _ = rest.partition(b"}")
         if key and b"{" not in told[1:]:  # one flat object, as mostly; `see` finds any other
             try:
