@@ -290,15 +290,15 @@ class RequestDispatcher:
             raise self._closing_refusal
         record.meter = lease.meter
         streams = way.has_events and asked.stream
-        priority, comments, is_batch = 0, True, False
-        if api_key is not None:
-            priority, comments = api_key.priority, api_key.comments
-        if streams and not request.is_plain:
-            comments = comments and _takes_comments(request)
-        if not request.is_plain or asked.service_tier or api_key is not None:
-            is_batch = classes.is_batch(request, asked.tier(), api_key)
         # By position, as a class is called without names in half the time.
-        proxied = kind(client, request, way, record, lines, priority, is_batch, streams, comments)
+        if api_key is None and request.is_plain and not asked.service_tier:
+            proxied = kind(client, request, way, record, lines, 0, False, streams)
+        else:
+            priority, comments = (0, True) if api_key is None else (api_key.priority, api_key.comments)
+            if streams and not request.is_plain:
+                comments = comments and _takes_comments(request)
+            is_batch = classes.is_batch(request, asked.tier(), api_key)
+            proxied = kind(client, request, way, record, lines, priority, is_batch, streams, comments)
         if way.entry.fatal_error:
             proxied.fatal_error = way.entry.fatal_error
         return proxied

@@ -11,7 +11,7 @@ class Preload(ProxiedRequest):
 
     answer = b""
 
-    def forward(self, grant: Grant) -> None:
+    def forward(self, grant: Grant, fresh: bool = False) -> None:
         """Send `answer` to the client instead of the request to the worker."""
         self._grant = grant
         self._let_go()

@@ -231,8 +231,11 @@ class ProxiedRequest:
 
     # Called by the lease
 
-    def forward(self, grant: Grant) -> None:
-        """Send the request to the worker.  Until the response begins, a client that streams gets comments."""
+    def forward(self, grant: Grant, fresh: bool = False) -> None:
+        """Send the request to the worker, by a new connection where `fresh` says so.
+
+        Until the response begins, a client that streams gets comments.
+        """
         self._grant = grant
         self.state = _ASKED
         deadline = inf if self._comment_interval == inf else monotonic() + self._comment_interval
@@ -244,10 +247,24 @@ class ProxiedRequest:
             self._record.replays += 1
             self._lease.meter.replayed()
         pool = grant.pool
-        if pool.idle:
-            self._ask(pool, pool.idle.popitem()[0])
-        else:
-            self._connect(pool)
+        upstream = pool.idle.popitem()[0] if pool.idle and not fresh else self._connected(pool)
+        if upstream is None:
+            return
+        self._upstream = upstream
+        # A stream that may have begun with comments cannot go on compressed.
+        plain = self._plain or self._headed or self._comment_interval != inf
+        request, way = self._request, self._way
+        head = way.worker_head(request, pool.authority, self._record.id, plain)
+        upstream.ask(self, head, request.body, way.pace.upstream_timeout)
+
+    def _connected(self, pool: Pool) -> Upstream | None:
+        """Return a new connection; None where there is none, which the request has been told as its loss."""
+        try:
+            return pool.connect()
+        except OSError as error:
+            self._upstream = None
+            self.on_loss(UpstreamLoss.UNREACHABLE, (error.strerror or str(error)).lower())
+            return None
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error: with a whole response, or with the last part of a stream that has only comments."""
@@ -338,13 +355,12 @@ class ProxiedRequest:
         if not known.is_encoded and self._way.new_usage is not None:
             record.whole = data
         if lines:
-            data = b"%b%b%b" % (data[: known.line_size], lines, data[known.line_size :])
+            data = data[: known.line_size] + lines + data[known.line_size :]
         record.sent += len(data)
-        client.send(data)
         self._lease.release(self, self._grant)
         if self.unloads:
             self._lease.unload()
-        client.answered(record)
+        client.finish(data, record)
 
     def takes_stream(self, data: bytes) -> bool:
         """Return whether the beginning of a stream needs nothing but to be passed on: no engine has died in it."""
@@ -367,7 +383,7 @@ class ProxiedRequest:
             if self._usage is not None and data.rfind(self._usage.key) >= 0:
                 self._usage.see(data)
         if lines:
-            data = b"%b%b%b" % (data[: known.line_size], lines, data[known.line_size :])
+            data = data[: known.line_size] + lines + data[known.line_size :]
         self._record.sent += len(data)
         return self._client.send(data)
 
@@ -480,7 +496,7 @@ class ProxiedRequest:
     def on_stale(self) -> None:
         """Send the request again on a new connection: the idle one was of no use before the worker had the request."""
         assert self._grant is not None
-        self._connect(self._grant.pool)
+        self.forward(self._grant, fresh=True)
 
     def on_loss(self, loss: UpstreamLoss, why: str) -> None:
         """Replay the request where the worker is gone and no byte was sent; else end it with the loss as error."""
@@ -491,24 +507,6 @@ class ProxiedRequest:
         worker_gone = loss in (UpstreamLoss.DIED, UpstreamLoss.UNREACHABLE)
         if not (worker_gone and self._replay(refusal, died=loss is UpstreamLoss.DIED)):
             self.cut(refusal)
-
-    def _connect(self, pool: Pool) -> None:
-        """Ask on a new connection."""
-        try:
-            upstream = pool.connect()
-        except OSError as error:
-            self._upstream = None
-            self.on_loss(UpstreamLoss.UNREACHABLE, (error.strerror or str(error)).lower())
-        else:
-            self._ask(pool, upstream)
-
-    def _ask(self, pool: Pool, upstream: Upstream) -> None:
-        self._upstream = upstream
-        # A stream that may have begun with comments cannot go on compressed.
-        plain = self._plain or self._headed or self._comment_interval != inf
-        request, way = self._request, self._way
-        head = way.worker_head(request, pool.authority, self._record.id, plain)
-        upstream.ask(self, head, request.body, way.pace.upstream_timeout)
 
     # Replay on another worker
 

@@ -48,7 +48,7 @@ class BodyFormat(Enum):
     NOTHING = auto()  # no body is read
 
 
-class RequestInfo(msgspec.Struct):
+class RequestInfo(msgspec.Struct, gc=False):
     """Facts that a body tells.  `model` is as the client wrote it; `stream` counts as a truth value.
 
     msgspec decodes a body into this: of fields that are not listed it only checks that they are JSON.

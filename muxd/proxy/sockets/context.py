@@ -114,6 +114,9 @@ class Downstream(Protocol):
     def resume(self, answer: Callable[[], "CompleteResponse | PendingResponse"]) -> None:
         """Answer the request by what `answer` returns, in place of the pending response."""
 
+    def finish(self, data: bytes, receipt: DeliveryReport) -> None:
+        """Send a whole response, after which the connection may stay open: as `send` and `answered`."""
+
     def answered(self, receipt: DeliveryReport, keep_alive: bool = True) -> None:
         """Note that all bytes of the response were handed to this connection, to be sent if not sent yet.
 

@@ -25,7 +25,7 @@ from muxd.http.request import Request, RequestParser
 from muxd.http.response import CONTINUE
 from muxd.proxy.answers import UNAVAILABLE, Refusal
 
-from .connection import Connection
+from .connection import LARGE, Connection
 from .context import CompleteResponse, ConnectionContext, DeliveryReport, PendingResponse
 from .reactor import BROKEN, DATA, ENDED, READ_SIZE, READABLE, WRITABLE
 
@@ -393,6 +393,31 @@ class ClientConnection(Connection):
                 self.deadline = self.reactor.at(answer.deadline)
             if self._ended:
                 self._probe()
+
+    def finish(self, data: bytes, receipt: DeliveryReport) -> None:
+        """Send a whole response: what `send` and `answered` do, with less work for a request of a known head."""
+        request, reactor = self.request, self.reactor
+        if (
+            self.unwritten
+            or self.outbox
+            or len(data) >= LARGE
+            or request is None
+            or not (request.is_plain and request.keep_alive)
+        ):
+            self.send(data)
+            self.answered(receipt)
+            return
+        self.request = self.pending = None
+        self._receipt = receipt
+        self.deadline = inf
+        if held := len(request.body):
+            request.body = b""
+            self._held -= held
+            self._context.held -= held
+        self.unwritten = data
+        reactor.unsent.append(self)
+        if not reactor.turning:
+            reactor.rouse()
 
     def answered(self, receipt: DeliveryReport, keep_alive: bool = True) -> None:
         request, self.request, self.pending = self.request, None, None

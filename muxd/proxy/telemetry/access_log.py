@@ -35,7 +35,7 @@ _NO_THREAD = 1.0  # seconds to the next attempt after the system let no thread b
 _LAST_PATIENCE = 2.0  # seconds to write the lines that are left at the end
 _MOST_PARTS = 4096  # formatted parts of lines that are kept
 _LONGEST_PART = 256  # characters; longer parts are not kept
-_LONGEST_PATH = 2048
+LONGEST_PATH = 2048  # bytes of a path that are logged
 
 
 class _Form(NamedTuple):
@@ -186,7 +186,7 @@ class AccessLog:
         if status == 200 and target == b"/health":
             return b""
         bare, mark, _ = target.partition(b"?")
-        path = bare[:_LONGEST_PATH].decode("latin-1")
+        path = bare[:LONGEST_PATH].decode("latin-1")
         asked = map(self._quote, (client, key, method, path, route, model))
         part = (self._form.part % (*asked, status, self._quote(end), self._quote(code))).encode()
         if len(part) <= _LONGEST_PART and not mark:  # of queries there is no end

@@ -5,7 +5,7 @@ from time import monotonic, time
 
 from muxd.http.request import Request
 
-from .access_log import AccessLog
+from .access_log import LONGEST_PATH, AccessLog
 from .activity import Activity
 from .metrics import ModelMetrics, ProxyMetrics
 from .request_ids import RequestIds
@@ -36,9 +36,7 @@ class Recorder:
 
     def begin(self, request: Request, address: str) -> RequestRecord:
         """Return the record of a request that has arrived from `address`."""
-        target = request.target
-        if not request.is_plain and target[:1] != b"/":
-            target = _without_password(request)
+        target = request.target if request.is_plain else _logged_target(request)
         return RequestRecord(
             self, monotonic(), self.ids.of(request), address, request.method, target, len(request.body)
         )
@@ -71,8 +69,6 @@ class Recorder:
         self._activity.keep(ended)
         if self.log is not None:
             self.log.record(ended)
-        for record in ended:
-            record.target = b""  # the activity keeps some records for a while, and a target may be long
 
 
 def _sum(tokens: list[Tokens]) -> Tokens:
@@ -80,7 +76,10 @@ def _sum(tokens: list[Tokens]) -> Tokens:
     return prompt, cached, completion
 
 
-def _without_password(request: Request) -> bytes:
-    """Return a target of the absolute or the authority form without its "USER:PASSWORD@"."""
-    path = request.raw_path.encode("latin-1")
-    return path if path[:1] == b"/" else path.rpartition(b"@")[2]
+def _logged_target(request: Request) -> bytes:
+    """Return as much of the target as is logged, without the "USER:PASSWORD@" of the absolute or the authority form."""
+    target = request.target
+    if target[:1] != b"/":
+        path = request.raw_path.encode("latin-1")
+        target = path if path[:1] == b"/" else path.rpartition(b"@")[2]
+    return target[: LONGEST_PATH + 1]  # the activity keeps some records for a while, and a target may be long
