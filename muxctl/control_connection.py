@@ -27,6 +27,10 @@ class DeadlinePassed(Exception):
     """The caller's deadline has passed."""
 
 
+class AnswerCutOff(CommandFailed):
+    """muxd has closed the connection before its answer was complete."""
+
+
 class ControlConnection:
     """One connection to muxd, for one request; a context manager that closes it."""
 
@@ -218,7 +222,7 @@ class _Bytes:
     def _fill(self) -> None:
         received = self._received()
         if not received:
-            raise CommandFailed(
+            raise AnswerCutOff(
                 f"muxd at {self._path} closed the connection before its answer was complete", ExitCode.UNREACHABLE
             )
         self._buffer += received

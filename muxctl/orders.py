@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from typing import Any
 
-from muxctl.control_connection import DeadlinePassed, ask, model_target, stream
+from muxctl.control_connection import AnswerCutOff, DeadlinePassed, ask, model_target, stream
 from muxctl.display.progress import JsonLines, PhaseLines, Reporter, goal, is_success
 from muxctl.display.tables import on_terminal
 from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode, refusal
@@ -57,6 +57,10 @@ def give(verb: str, options: Namespace, **body: Any) -> int:
     try:
         lines = stream(path, "POST", target, {"wait": True, **body}, deadline)
         return _watch(verb, options.name, lines, _reporter(verb, options, body.get("replicas")))
+    except AnswerCutOff:
+        end = f"muxd ended, or was upgraded, before {options.name} was {goal(verb)}"
+        again = f"give the {verb} again; after an upgrade that waits for the one that goes on"
+        raise CommandFailed(f"{end}: {again}", ExitCode.UNREACHABLE) from None
     except DeadlinePassed:
         message = f"{options.name} was not {goal(verb)} within {options.timeout}; {_goes_on(verb, options.name)}"
         raise CommandFailed(message, ExitCode.TIMED_OUT) from None

@@ -152,6 +152,17 @@ def test_a_muxd_that_goes_away_meanwhile_is_told(tells, muxctl):
     assert (code, err) == (7, "muxctl: muxd ended before qwen was asleep; see its log\n")
 
 
+def test_a_muxd_that_is_upgraded_meanwhile_is_told_and_what_to_do(muxd, muxctl):
+    def script(talk):
+        talk.stream()
+        talk.chunk(DRAINING)
+
+    muxd.scripts["POST /v1/models/qwen/sleep"] = script
+    code, _, err = muxctl("sleep", "qwen")
+    again = "give the sleep again; after an upgrade that waits for the one that goes on"
+    assert (code, err) == (7, f"muxctl: muxd ended, or was upgraded, before qwen was asleep: {again}\n")
+
+
 def test_an_interrupt_leaves_the_order_standing_and_says_so(tells, muxd, process):
     tells("restart", DRAINING, then_wait=True)
     child = process("--socket", str(muxd.path), "restart", "qwen")
