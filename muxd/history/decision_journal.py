@@ -20,6 +20,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum, EnumType
 from functools import partial
 from importlib import import_module
@@ -230,6 +231,19 @@ def read_journal(path: Path) -> tuple[Scheduler, float, Iterator[Decision]]:
     except Exception as error:
         raise NotAJournal(f"{path} is damaged at its beginning: {error}") from None
     return scheduler, began, _decisions(path, records)
+
+
+@contextmanager
+def deciding(path: Path, number: int) -> Iterator[None]:
+    """Have the core of a journal take in its event `number`; raises NotAJournal where that ends in an error.
+
+    What is in a journal has been decided once.
+    """
+    try:
+        yield
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise NotAJournal(f"{path} is damaged somewhere before its event {number}, where {what}") from None
 
 
 def _records(data: bytes) -> Iterator[bytes]:

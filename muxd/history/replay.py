@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .decision_journal import checksum, read_journal
+from .decision_journal import checksum, deciding, read_journal
 
 
 def replay(path: Path) -> int:
@@ -11,7 +11,8 @@ def replay(path: Path) -> int:
     count, first, last = 0, None, 0.0
     for count, decision in enumerate(decisions, start=1):
         first, last = decision.event.time if first is None else first, decision.event.time
-        commands = scheduler.handle(decision.event)
+        with deciding(path, count):
+            commands = scheduler.handle(decision.event)
         if checksum(commands) != decision.checksum:
             print(f"{path}: decision {count} is another one: of {decision.event} came now")
             print("\n".join(f"  {command}" for command in commands) or "  nothing")

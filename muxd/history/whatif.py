@@ -47,7 +47,7 @@ from muxd.core.spec import DefaultGroup, GroupSpec, Learned
 from muxd.core.states import WorkerState
 from muxd.errors import ConfigError
 
-from .decision_journal import read_journal
+from .decision_journal import deciding, read_journal
 
 
 class Kind(NamedTuple):
@@ -443,8 +443,9 @@ def whatif(path: Path, changes: Sequence[str]) -> int:
     scheduler, _, decisions = read_journal(path)
     observed = Observed(scheduler)
     settings = observed.settings
-    for event, _ in decisions:
-        observed.take(event)
+    for number, (event, _) in enumerate(decisions, start=1):
+        with deciding(path, number):
+            observed.take(event)
     changed = settings
     for change in changes:
         key, equals, text = change.partition("=")

@@ -17,6 +17,7 @@ from muxd.core.states import WorkerState
 from muxd.history import decision_journal as module
 from muxd.history.decision_journal import DecisionJournal, NotAJournal, checksum, freeze, read_journal, thaw
 from muxd.history.replay import replay
+from muxd.history.whatif import whatif
 from tests.core.playbook import single
 from tests.core.random_world import World
 from tests.core.worlds import WORLDS
@@ -126,6 +127,16 @@ def test_what_is_no_journal_is_told(tmp_path, content, said):
         path.write_bytes(content)
     with pytest.raises(NotAJournal, match=said):
         read_journal(path)
+
+
+@pytest.mark.parametrize("read", [replay, lambda path: whatif(path, [])])
+def test_what_cannot_be_decided_once_more_is_told_as_damage(tmp_path, read):
+    journal = journal_at(tmp_path / "decisions.journal")
+    recorded(journal, 0, "whole")
+    path = written(journal)
+    path.write_bytes(path.read_bytes().replace(b"is_sheltered", b"is_shelterex", 1))
+    with pytest.raises(NotAJournal, match=r"is damaged somewhere before its event \d+, where AttributeError: "):
+        read(path)
 
 
 def test_the_journal_of_another_muxd_is_for_that_one(tmp_path, monkeypatch):
