@@ -1,19 +1,22 @@
 """A reload among everything else that goes on, on a pretend host: what it changes, and what it leaves alone."""
 
 import logging
+import os
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import trio
 
-from muxd.config import Model
+from muxd.config import Config, Model, load_config
 from muxd.config.engine_options import SGLangOptions
 from muxd.config.readers import Address
-from muxd.config.schema import Key
+from muxd.config.schema import Daemon, Key
 from muxd.core.events import Verb
 from muxd.errors import ConfigError, ModelNotFound, NeedsRestart, ShuttingDown
 from muxd.history.series import SeriesQuery
 from muxd.protocol import ActivityReport, KeyUsage, ModelActivity
+from muxd.supervisor import reload
 
 from .fakes import a_model
 from .interpreters import make_interpreter
@@ -165,6 +168,16 @@ async def test_a_reload_that_cannot_read_its_files_changes_nothing(autojump_cloc
             await muxd.service.reload()
         muxd.host.reread = reread
         assert muxd.status("a")["state"] == "unloaded"
+
+
+async def test_a_configuration_that_cannot_be_read_to_its_end_keeps_no_other_reload_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(reload, "READING", 0.05)
+    path = tmp_path / "muxd.toml"
+    os.mkfifo(path)
+    running = Config(Daemon(tmp_path / "muxd.sock", tmp_path, tmp_path))
+    with pytest.raises(ConfigError, match="could not be read within 0"):
+        await reload.read_again(partial(load_config, path, {}), running)
+    os.close(os.open(path, os.O_WRONLY))  # and the thread ends
 
 
 @pytest.mark.parametrize(

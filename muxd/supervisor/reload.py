@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 #: A function that reads again the configuration that muxd was started with; raises ConfigError.
 Reread = Callable[[], Config]
 
+#: Seconds that the files may take to be read, which is a matter of milliseconds.
+READING = 30.0
+
 _SHUT = "`muxctl keys add NAME` shuts the door again"
 
 
@@ -174,8 +177,14 @@ async def read_again(reread: Reread, running: Config) -> Reload:
     Raises ConfigError, and NeedsRestart for a change that a running muxd cannot take over.
     """
     try:
-        # The files may lie on a disk that hangs: a shutdown must not wait for this thread.
-        wanted = await in_thread(reread, abandon_on_cancel=True)
+        # The files may lie on a disk that hangs: neither a shutdown nor another reload must wait for this thread.
+        with trio.fail_after(READING):
+            wanted = await in_thread(reread, abandon_on_cancel=True)
+    except trio.TooSlowError:
+        hangs = "a disk that hangs, or a pipe into which nobody writes"
+        raise ConfigError(
+            [f"the configuration could not be read within {READING:g} s ({hangs}?); nothing was changed"]
+        ) from None
     except OSError as error:
         raise ConfigError([f"the configuration cannot be read again: {in_words(error)}; nothing was changed"]) from None
     plan = _by_worker(plan_of(running, wanted), running, wanted)
