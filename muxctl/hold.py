@@ -18,7 +18,9 @@ EXITS = orders.EXITS | {ExitCode.OK: "it is ready, and held"}
 
 def arguments(parser: ArgumentParser) -> None:
     orders.arguments(parser)
-    parser.add_argument("--for", dest="for_", metavar="TIME", help='hold it for "90s", "5min", "2h" or seconds')
+    parser.add_argument(
+        "--for", dest="for_", metavar="TIME", help='hold it for "90s", "5min", "2h" or seconds from now'
+    )
 
 
 def run(options: Namespace) -> int:

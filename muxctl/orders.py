@@ -56,7 +56,9 @@ def give(verb: str, options: Namespace, **body: Any) -> int:
     deadline = None if limit is None else time.monotonic() + limit
     try:
         lines = stream(path, "POST", target, {"wait": True, **body}, deadline)
-        return _watch(verb, options.name, lines, _reporter(verb, options, body.get("replicas")))
+        reporter = _reporter(verb, options, body.get("replicas"))
+        reporter.held_for = body.get("for_s")
+        return _watch(verb, options.name, lines, reporter)
     except AnswerCutOff:
         end = f"muxd ended, or was upgraded, before {options.name} was {goal(verb)}"
         again = f"give the {verb} again; after an upgrade that waits for the one that goes on"

@@ -25,6 +25,7 @@ class Reporter:
     def __init__(self, verb: str, replicas: int | None = None) -> None:
         self.verb = verb
         self.replicas = replicas  # that are to serve; None: the order is no scaling
+        self.held_for: float | None = None  # seconds from the order on; None: without an end, or no hold
         self.has_begun = False  # muxd told of something that had to be done
 
     def __enter__(self) -> None:
@@ -39,6 +40,10 @@ class Reporter:
 
     def ending_text(self, line: dict[str, Any]) -> str:
         """Return how the order ended, and what that means for requests."""
+        if self.held_for is not None and line["elapsed_s"] >= self.held_for:
+            return (
+                f"{line['model']} is ready, and held no more: its time was over before, as it counts from the order on"
+            )
         if self.replicas is None:
             return ending_text(self.verb, line)
         model, state = line["model"], line.get("state", "ready")

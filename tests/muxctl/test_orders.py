@@ -88,6 +88,14 @@ def test_what_is_asked_for_is_what_was_written(tells, muxd, muxctl, argv, body):
     assert [sent for _, sent in muxd.requests] == [body]
 
 
+def test_a_hold_that_was_over_before_the_model_had_come_says_so(tells, muxctl):
+    tells("hold", {"type": "ready", "model": "qwen", "elapsed_s": 3.5, "url": "http://127.0.0.1:9"})
+    assert muxctl("hold", "qwen", "--for", "1h")[1] == "qwen is ready, and held; muxctl unhold qwen lets it go\n"
+    code, out, _ = muxctl("hold", "qwen", "--for", "2s")
+    assert code == 0
+    assert out == "qwen is ready, and held no more: its time was over before, as it counts from the order on\n"
+
+
 def test_a_hold_of_a_model_that_is_ready_already_says_that_it_is_held(tells, muxctl):
     tells("hold", {"type": "ready", "model": "qwen", "elapsed_s": 0.0, "url": "http://127.0.0.1:9"})
     assert muxctl("hold", "qwen") == (0, "qwen is ready, and held; muxctl unhold qwen lets it go\n", "")
