@@ -123,7 +123,7 @@ class AccessLog:
     def record(self, records: Iterable[RequestRecord]) -> None:
         """Log requests that have ended, but for probes of /health that went well: muxd alone sends 17280 a day."""
         form, mark, known, no_times = self._form, self._mark, self._parts, self._form.no_times
-        size, room = self._waiting, _MOST - self._writing
+        lines: list[bytes] = []
         for record in records:
             of_part = (
                 record.address,
@@ -157,11 +157,12 @@ class AccessLog:
                 record.replays,
                 mark + value + mark if value.isalnum() else self._quote(id.text).encode(),
             )
-            if size + len(line) > room:
-                self.dropped += 1
-                continue
-            self._lines.append(line)
-            size += len(line)
+            lines.append(line)
+        size, room = self._waiting + sum(map(len, lines)), _MOST - self._writing
+        while size > room and lines:
+            size -= len(lines.pop())
+            self.dropped += 1
+        self._lines += lines
         self._waiting = size
         if size > self._threshold:
             self._threshold_passed.set()
