@@ -26,7 +26,8 @@ EXITS = EVERYWHERE | {ExitCode.NO_MODEL: MEANINGS[ExitCode.NO_MODEL]}
 _CAUSES = {
     "operator": "an operator switched to it, which goes ahead of the queue",
     "validation": "an operator has it validated",
-    "due": "it was due: had the switch begun later, its wait would have passed its bound (wait_target {target})",
+    "due": "it was due: begun later, its wait would have passed its bound "
+    "(wait_target, of batch batch_max_wait: {target})",
     "best": "requests waited for it, and for no other model that could come",
     "best_of_several": "of the models that requests waited for and that could come it was worth most: the most work "
     "that waits for each second of switching, and more the longer it has waited (SCORE)",

@@ -289,7 +289,7 @@ class RecordSwitch(Struct, frozen=True):
     leases: tuple[int, ...] = ()
     tickets: tuple[int, ...] = ()
     compared: tuple[Comparison, ...] = ()
-    wait_target: float = 0.0
+    wait_target: float = 0.0  # seconds; batch_max_wait where only batch waits for the target
 
 
 class RecordScale(Struct, frozen=True):

@@ -553,7 +553,7 @@ class Switching:
             tuple(group.waiting)[:COMPARED],
             (*tickets, *(order.tickets if order is not None else ())),
             compared,
-            self.lineup.wait_target,
+            self.lineup.batch_max_wait if group.is_batch else self.lineup.wait_target,
         )
 
     def _rest_unwanted(self) -> Iterator[Command]:

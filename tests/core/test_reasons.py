@@ -63,6 +63,15 @@ def test_who_has_waited_to_its_bound_is_due_and_the_others_are_told_with_what_wa
     assert reason.wait_target == 5.0
 
 
+def test_batch_that_is_due_is_told_with_its_own_bound():
+    book = busy(wait_target=5.0)
+    book.scheduler.switching.lineup.batch_max_wait = 60.0
+    assert reasons(book >> LeaseAsked(10, 2, "b", (Waiting(is_batch=True),))) == []
+    while not (found := reasons(book >> TimerFired(book.timer))):
+        pass
+    assert (found[0].target, found[0].wait_target) == ("b", 60.0)
+
+
 def test_an_operators_switch_is_told_with_its_tickets_and_ahead_of_whoever_waits():
     book = busy()
     book >> LeaseAsked(2, 2, "b")

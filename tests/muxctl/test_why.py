@@ -23,7 +23,7 @@ SWITCH = {
 }  # fmt: skip
 SHOWN = """\
 qwen, in the place of llama (to level 1), 1970-01-02T00:00:00+00:00: ready after 3.4s
-  why       it was due: had the switch begun later, its wait would have passed its bound (wait_target 30.0s)
+  why       it was due: begun later, its wait would have passed its bound (wait_target, of batch batch_max_wait: 30.0s)
   asked by  key alice, request f63
   waited    2 requests, the oldest for 12.1s when the switch began
   took      drain 0.4s, sleep 0.9s, free 0.1s, wake 2.0s
