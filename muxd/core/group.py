@@ -364,8 +364,11 @@ class Group:
         return not self.idle or self.wanted
 
     def note_leases(self) -> bool:
-        """Note who waits for the group, and what is in flight, by its leases; say whether its `use` is another."""
-        before = self.use
+        """Note who waits for the group, and what is in flight, by its leases; say whether its `use` is another.
+
+        So it is where fewer are in flight and its drain is short now; of more, nobody comes sooner.
+        """
+        before, count = self.use, self.in_flight
         self.in_flight, self.idle, self.oldest_since = 0, True, inf
         for lease in self.granted.values():
             self.in_flight += lease.in_flight
@@ -384,7 +387,7 @@ class Group:
         self.is_batch = self.wanted and interactive == inf
         self.weight, self.waits_since = weight, oldest
         self.contends_since = oldest if self.is_batch else interactive
-        return before != self.use
+        return before != self.use or (self.in_flight < count and self.fullness < 1.0)
 
     def oldest_wait(self, now: float) -> float:
         """Return the seconds that the oldest waiting request has waited; 0 where none waits."""
@@ -398,9 +401,9 @@ class Group:
         return len(self.uses) / max(1.0, second - self.uses[0]) if self.uses else 0.0
 
     @property
-    def use(self) -> tuple[bool, bool, bool, float, int]:
-        """Return what decisions depend on of who uses the group, and who waits for it."""
-        return self.idle, self.wanted, self.is_batch, self.long_since, self.in_flight
+    def use(self) -> tuple[bool, bool, bool, float]:
+        """Return what decisions depend on of who uses the group, and who waits for it, beside its `fullness`."""
+        return self.idle, self.wanted, self.is_batch, self.long_since
 
     @property
     def long_since(self) -> float:
