@@ -43,11 +43,12 @@ class Contender(Candidate):
     ready_at: float  # when its restart delays are over; inf where it is on its way off its GPUs, or kept away
 
     changes: int  # of the group, when all but its requests was read
+    measured: float = 0.0  # of its cost, what is not a guess of its own
     terms: tuple[float, ...] = ()  # all that its bound depends on
 
     def reckon(self, leaving: float) -> None:
         """Take in how many seconds those in its way take to leave."""
-        self.cost = leaving + self.come
+        self.cost, self.measured = leaving + self.come, leaving + self.known
         self.turn = max(self.cost, self.drain)
         self._note_terms()
 
@@ -120,7 +121,7 @@ class Blockers:
             return inf
         at = now
         if self._busy_since > -inf:
-            turn_ends = policy.turn_ends_at(contender, self._busy_since, self._known_drain)
+            turn_ends = policy.turn_ends_at(contender.measured, self._busy_since, self._known_drain)
             at = max(at, self._closes_at(contender, due, turn_ends, self._fullness, now))
         if self._kept:
             at = max(at, *(min(until, due) for until in self.kept_until(contender)))
@@ -140,9 +141,9 @@ class Blockers:
         ends: dict[float, float] = {}  # of its turn, by the cost of the switch: most have the same
         found, full = [], self._fullness
         for contender, due in zip(contenders, dues, strict=True):
-            cost = contender.cost
+            cost = contender.measured
             if cost not in ends:
-                ends[cost] = policy.turn_ends_at(contender, self._busy_since, self._known_drain)
+                ends[cost] = policy.turn_ends_at(cost, self._busy_since, self._known_drain)
             at = self._closes_at(contender, due, ends[cost], full, now)
             found.append(at if at > now else now)
         return found

@@ -181,12 +181,13 @@ def linger(usual: float | None, there_and_back: float, waiting: float = 1.0) -> 
     return min(there_and_back, usual * (1.0 + SLACK_SHARE) + SLACK)
 
 
-def turn_ends_at(candidate: Candidate, active_since: float, drain: float = 0.0) -> float:
+def turn_ends_at(cost: float, active_since: float, drain: float = 0.0) -> float:
     """Return until when a busy active model keeps its turn: as long as the switch away from it costs, or its drain.
 
+    `cost`: the seconds of that switch, but for a guess, which may be far too long.
     Drains that take very long do not lengthen it further: two of them in a row would break the bound of who waits.
     """
-    return active_since + max(candidate.cost, min(drain, LONGEST_FOR_DRAIN))
+    return active_since + max(cost, min(drain, LONGEST_FOR_DRAIN))
 
 
 def fullness(count: int, load: float) -> float:

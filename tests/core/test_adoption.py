@@ -70,6 +70,7 @@ def test_each_is_told_as_taken_over():
 
 def test_a_lease_that_goes_on_is_granted_at_once_and_its_requests_are_waited_for():
     book = found(READY, ASLEEP)
+    book.worker("b").return_cost.learn(4.0)
     book >> LeaseReclaimed(1, 1, "a", "http://a", in_flight=2) << GrantLease(1, "http://a", 1)
     assert book.group("a").in_flight == 2
     book >> SwitchAsked(2, 9, "b") << RevokeLease(1, "switch", "a gives way to b", 302.0)
@@ -78,6 +79,7 @@ def test_a_lease_that_goes_on_is_granted_at_once_and_its_requests_are_waited_for
 
 def test_a_model_whose_lease_is_re_claimed_with_requests_in_flight_is_busy():
     book = found(READY, ASLEEP)
+    book.worker("b").return_cost.learn(4.0)
     book >> LeaseReclaimed(1, 1, "a", "http://a", in_flight=2) << GrantLease(1, "http://a", 1)
     assert book >> LeaseAsked(1.5, 2, "b"), "it keeps its turn, and does not give way at once as an idle one would"
     assert book >> DemandReported(3, 1, 2)

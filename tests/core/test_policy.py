@@ -80,9 +80,9 @@ def test_where_answers_differ_much_a_wait_becomes_twelve_drains_and_switches():
 
 
 def test_a_turn_lasts_as_long_as_the_switch_costs_or_its_drain_takes():
-    assert turn_ends_at(candidate(cost=40), active_since=90) == 130
-    assert turn_ends_at(candidate(cost=10), active_since=90, drain=20) == 110
-    assert turn_ends_at(candidate(cost=10), active_since=90, drain=200) == 150
+    assert turn_ends_at(40, active_since=90) == 130
+    assert turn_ends_at(10, active_since=90, drain=20) == 110
+    assert turn_ends_at(10, active_since=90, drain=200) == 150
 
 
 def test_a_wait_twice_as_long_makes_serving_a_model_worth_sixteen_times_as_much():

@@ -47,7 +47,7 @@ def test_who_comes_to_a_free_gpu_is_the_best_of_those_who_wait_with_its_lease():
 
 
 def test_who_has_waited_to_its_bound_is_due_and_the_others_are_told_with_what_was_compared():
-    book = busy(wait_target=5.0)
+    book = busy(wait_target=20.0)
     assert reasons(book >> LeaseAsked(10, 2, "b", (Waiting(2),))) == []
     assert reasons(book >> LeaseAsked(11, 3, "c")) == []
     while not (found := reasons(book >> TimerFired(book.timer))):
@@ -60,7 +60,7 @@ def test_who_has_waited_to_its_bound_is_due_and_the_others_are_told_with_what_wa
     assert (c.group, c.waiting) == ("c", 1)
     assert b.waited == c.waited + 1.0
     assert b.score > c.score
-    assert reason.wait_target == 5.0
+    assert reason.wait_target == 20.0
 
 
 def test_batch_that_is_due_is_told_with_its_own_bound():
@@ -101,7 +101,7 @@ def test_a_crash_and_a_preload_are_told_apart():
 
 def test_of_many_who_wait_the_best_are_told():
     names = [f"m{number:02}" for number in range(40)]
-    book = Playbook("a", *names, switches=True, wait_target=1.0)
+    book = Playbook("a", *names, switches=True, wait_target=5000.0)
     for event in (Started(0), LeaseAsked(0, 1, "a"), WorkerReady(1, "a", "http://a"), DemandReported(1, 1, 1)):
         book >> event
         book.pending.clear()

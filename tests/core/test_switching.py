@@ -78,8 +78,18 @@ def test_at_level_3_the_process_ends_and_the_next_one_starts_when_it_is_gone():
 def test_a_busy_model_gives_way_when_the_waiter_nears_its_bound():
     book = serving_a(wait_target=30.0, timers=True) >> LeaseAsked(20, 2, "b")
     at = 20 + 30 - 5  # the wait target less the drain's estimate, counted from the question
-    assert book << SetTimer(max(at, 10 + 61))  # but a turn lasts as long as the switch costs: sleep 1 + start 60
-    assert book >> TimerFired(71) << revoked(1, 371) << SetTimer(372)
+    assert book << SetTimer(at)
+    assert book >> TimerFired(at) << revoked(1, at + 300) << SetTimer(at + 301)
+
+
+def test_it_keeps_its_turn_for_as_long_as_the_switch_is_known_to_cost():
+    book = Playbook("a", single("b", sleep_level=3), wait_target=5.0) >> LeaseAsked(0, 1, "b") << StartWorker("b")
+    book = book >> WorkerReady(40, "b", "http://b") << GrantLease(1, "http://b", 1) >> LeaseEnded(41, 1)
+    book = book >> LeaseAsked(42, 2, "a") << StopWorker("b")
+    book = book >> WorkerExited(43, "b") << StartWorker("a")
+    book = book >> WorkerReady(50, "a", "http://a") << GrantLease(2, "http://a", 1)
+    book = book >> LeaseAsked(51, 3, "b")
+    assert book.timer == 50 + 1 + 40  # a sleep is guessed to take a second
 
 
 def test_a_drain_ends_at_its_deadline_even_if_the_holder_does_not_let_go():

@@ -241,6 +241,7 @@ def test_a_return_that_another_models_answer_may_have_caused_teaches_nothing():
 
 def test_what_is_kept_for_one_who_waited_long_is_free_once_its_oldest_request_has_gone():
     book = Playbook(single("r", share=30), single("d", share=20), single("a"), wait_target=90.0)
+    book.worker("a").return_cost.learn(60.0)
     book >> GpusMeasured(0, {"0": 80})
     book >> LeaseAsked(0, 1, "d") << StartWorker("d")
     book >> WorkerReady(60, "d", "http://d") << GrantLease(1, "http://d", 1)
@@ -248,7 +249,7 @@ def test_what_is_kept_for_one_who_waited_long_is_free_once_its_oldest_request_ha
     book >> LeaseAsked(62, 2, "r") << StartWorker("r")
     book >> WorkerReady(122, "r", "http://r") << GrantLease(2, "http://r", 1)
     assert book >> DemandReported(123, 2, 1)
-    assert book >> LeaseAsked(124, 3, "a", (Waiting(1, 300.0),)), "due, and r has a turn"
+    assert book >> LeaseAsked(124, 3, "a", (Waiting(1, 600.0),)), "due, and r has a turn"
     assert book >> WorkerExited(125, "d", Failure.EXITED, "exited with status 1"), "its room is kept for a"
     book >> DemandReported(126, 3, 0, (Waiting(1, 0.0),)) << StartWorker("d")
     assert book
