@@ -4,6 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 
 from muxctl.control_connection import ask, stream
+from muxctl.display.tables import duration
 from muxctl.exit_codes import EVERYWHERE, CommandFailed, ExitCode, refusal
 from muxctl.orders import lasting
 from muxctl.socket_path import find_socket
@@ -46,7 +47,7 @@ def run(options: Namespace) -> int:
             if line["type"] == "failed":
                 raise refusal(line)
             if line["type"] == "lent":
-                end = "until muxctl yield --end" if seconds is None else f"for {options.for_}"
+                end = "until muxctl yield --end" if seconds is None else f"for {duration(seconds)}"
                 print(json.dumps(line) if options.json else f"every model sleeps; the GPUs are free {end}")
                 return ExitCode.OK
     except KeyboardInterrupt:

@@ -51,7 +51,7 @@ function LastSwitch({ events }) {
 const CAUSES = {
   operator: "an operator switched to it, which goes ahead of the queue",
   validation: "an operator has it validated",
-  due: "had it begun later, its wait would have passed wait_target",
+  due: "had it begun later, its wait would have passed its bound (wait_target, or batch_max_wait)",
   best: "of the models that requests waited for, the most work waited for it",
   order: "an operator ordered it, and nobody had to leave",
   crash: "it came back by itself after its end",
