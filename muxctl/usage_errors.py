@@ -1,7 +1,9 @@
 """Wrong command lines of muxctl: each is answered with what was probably meant."""
 
+import os
 import re
-from argparse import ArgumentParser
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NoReturn
@@ -59,8 +61,30 @@ _ACTIONS_ALSO_SAID = {
     **dict.fromkeys(("rm", "remove", "delete", "del", "drop", "disable", "expire"), "revoke"),
 }
 
-_NO_CHOICE = re.compile(r"argument (?P<what>\S+): invalid choice: '?(?P<word>.*?)'? \(choose from (?P<known>.*)\)")
-_SEVERAL = re.compile(r"ambiguous option: (?P<flag>\S+) could match (?P<known>.*)")
+# Not compiled before an error is told, which most commands never do.
+_NO_CHOICE = r"argument (?P<what>\S+): invalid choice: '?(?P<word>.*?)'? \(choose from (?P<known>.*)\)"
+_SEVERAL = r"ambiguous option: (?P<flag>\S+) could match (?P<known>.*)"
+
+
+class VerbHelpFormatter(RawDescriptionHelpFormatter):
+    """Help of one verb, as wide as the terminal.
+
+    To find that width argparse loads shutil, and with it every kind of compression, for each option that is added.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """Return the width of the terminal as shutil.get_terminal_size does: $COLUMNS, what the terminal says, or 80."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):  # stdout is closed, or no terminal
+        return 80
 
 
 class VerbParser(ArgumentParser):
@@ -69,13 +93,13 @@ class VerbParser(ArgumentParser):
     words: Sequence[str] = ()  # those that are parsed
 
     def error(self, message: str) -> NoReturn:
-        if wrong := _NO_CHOICE.match(message):
+        if wrong := re.match(_NO_CHOICE, message):
             known = [word.strip(" '") for word in wrong["known"].split(",")]
             meant = _ACTIONS_ALSO_SAID.get(wrong["word"], "") if wrong["what"] == "ACTION" else ""
             meant = (meant if meant in known else "") or did_you_mean(wrong["word"], known)
             hint = f"did you mean {meant}?" if meant else f"there are {', '.join(known)}"
             message = f"no such {wrong['what'].lstrip('-').lower()}: {wrong['word']}; {hint}"
-        elif several := _SEVERAL.match(message):
+        elif several := re.match(_SEVERAL, message):
             message = several_options(several["flag"], several["known"])
         elif message.endswith("required: NAME"):
             names = _models(self.words)

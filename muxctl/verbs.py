@@ -1,12 +1,12 @@
 """The verbs, and the parser of each.  Help and completion take their lists of verbs and options from here."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 
 from muxctl.exit_codes import MEANINGS, CommandFailed, ExitCode
-from muxctl.usage_errors import VerbParser, did_you_mean
+from muxctl.usage_errors import VerbHelpFormatter, VerbParser, did_you_mean
 
 # Each is a module of muxctl with MEANING, EXAMPLES, EXITS, arguments(parser) and run(options).
 VERBS = {
@@ -83,7 +83,7 @@ def module_of(verb: str) -> ModuleType:
 def parser_of(verb: str) -> VerbParser:
     """Return the parser of `muxctl VERB`, with its help."""
     module = module_of(verb)
-    parser = VerbParser(f"muxctl {verb}", formatter_class=RawDescriptionHelpFormatter)
+    parser = VerbParser(f"muxctl {verb}", formatter_class=VerbHelpFormatter)
     parser.description = f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.\n\n{module.MEANING}"
     parser.epilog = _epilog(module.EXAMPLES, module.EXITS)
     _common(parser)
@@ -93,7 +93,7 @@ def parser_of(verb: str) -> VerbParser:
 
 def parser_of_all() -> ArgumentParser:
     """Return the parser of the options before a verb, with the help that lists every verb."""
-    parser = ArgumentParser("muxctl", formatter_class=RawDescriptionHelpFormatter)
+    parser = ArgumentParser("muxctl", formatter_class=VerbHelpFormatter)
     parser.usage = "muxctl [--socket PATH] [--json] VERB ..."
     verbs = "\n".join(f"  {verb:12}{summary}" for verb, summary in VERBS.items())
     parser.description = f"Talks to the muxd of this host.\n\n{verbs}\n\nmuxctl VERB --help tells more."
