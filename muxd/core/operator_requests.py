@@ -78,7 +78,7 @@ class OperatorRequests:
             operator_switch.exposed += exposed
             return
         if operator_switch is not None:
-            exposed += operator_switch.exposed
+            exposed += [other for other in operator_switch.exposed if not other.gpus.isdisjoint(group.gpus)]
         yield from self._switching.fail_wish("superseded", f"a newer switch, to {group.name}, took its place")
         self._switching.operator_switch = OperatorSwitch(group.name, [ticket], exposed)
         self._expose(exposed, is_exposed=True)

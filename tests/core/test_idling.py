@@ -212,6 +212,17 @@ def test_a_model_whose_operators_switch_comes_to_nothing_leaves_the_others_shelt
     assert book >> LeaseAsked(23, 2, "b") << FailLease(2, "model_in_use", kept_out("b"), 900.0)
 
 
+def test_a_model_on_other_gpus_is_sheltered_again_once_another_switch_takes_the_place_of_the_operators():
+    both, other = single("b", frozenset({"0", "1"})), frozenset({"2"})
+    kept = single("a", frozenset({"0"}), sheltered_for=900.0)
+    book = idle(kept, both, single("c", frozenset({"0"})), single("d", other), single("e", frozenset({"1"})))
+    book = book >> LeaseAsked(20, 2, "e") << StartWorker("e")
+    book = book >> SwitchAsked(21, 9, "b")  # which waits for the start of e, and a is exposed for it
+    book = book >> SwitchAsked(22, 8, "d") << FailSwitch(9, "superseded", "a newer switch, to d, took its place")
+    book = book << StartWorker("d")
+    assert book >> LeaseAsked(23, 3, "c") << FailLease(3, "model_in_use", kept_out("c"), 887.0)
+
+
 # Holds
 
 
