@@ -12,6 +12,7 @@ from muxd.core.commands import (
     FinishSwitch,
     GrantLease,
     PersistHold,
+    RemoveWorker,
     RestoreLease,
     RevokeLease,
     SleepWorker,
@@ -221,6 +222,16 @@ def test_a_model_on_other_gpus_is_sheltered_again_once_another_switch_takes_the_
     book = book >> SwitchAsked(22, 8, "d") << FailSwitch(9, "superseded", "a newer switch, to d, took its place")
     book = book << StartWorker("d")
     assert book >> LeaseAsked(23, 3, "c") << FailLease(3, "model_in_use", kept_out("c"), 887.0)
+
+
+def test_the_end_of_an_operators_switch_forgets_nobody_who_waits_for_a_model_that_was_removed_and_is_back():
+    specs = single("a", sheltered_for=900.0), single("b")
+    book = idle(*specs) >> SwitchAsked(20, 9, "b") << RevokeLease(1, "switch", "a gives way to b", 320)
+    book = book >> Reconfigured(21, specs[1:], frozenset(), 30.0, keep_turns=False)
+    book = book >> LeaseEnded(22, 1) << StopWorker("a")
+    book = book >> WorkerExited(23, "a") << RemoveWorker("a") << StartWorker("b")
+    book = book >> Reconfigured(24, specs, frozenset(), 30.0, keep_turns=False) >> LeaseAsked(25, 2, "a")
+    assert book >> WorkerReady(30, "b", "http://b") << FinishSwitch(9, "http://b") << SleepWorker("b", 2)
 
 
 # Holds
