@@ -93,8 +93,11 @@ async def what_comes_of(
     return got, [(HOST.sub(b"", call.head), call.body) for call in calls], fixed, metrics
 
 
-def without(raw: bytes, *names: bytes) -> bytes:
-    return b"\r\n".join(line for line in raw.split(b"\r\n") if not line.lower().startswith(names))
+def timeless(raw: bytes) -> bytes:
+    """Return an answer without what depends on the clock: seconds, and how many digits they have."""
+    bare = SECONDS.sub(b"", raw)
+    names = (b"x-ratelimit-reset", b"retry-after", *((b"content-length",) if bare != raw else ()))
+    return b"\r\n".join(line for line in bare.split(b"\r\n") if not line.lower().startswith(names))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -119,9 +122,8 @@ async def test_a_known_way_gives_all_the_same(
     monkeypatch.setattr(Way, "keep_beside", lambda way, request, asked: None)
     found = await what_comes_of(tmp_path / "found", seed, keys, model)
     assert not taken
-    varying = (b"x-ratelimit-reset", b"retry-after")
     for of_known, of_found in zip(known[0], found[0], strict=True):
-        assert SECONDS.sub(b"", without(of_known, *varying)) == SECONDS.sub(b"", without(of_found, *varying))
+        assert timeless(of_known) == timeless(of_found)
     assert known[1:] == found[1:]
 
 
