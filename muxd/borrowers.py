@@ -14,7 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from .errors import in_words
-from .shim.processes import GONE, Process, boot_id, look_up, process_table
+from .shim.processes import Process, boot_id, look_up, process_table
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,10 @@ class Borrower(msgspec.Struct, frozen=True):
         return cls(pid, leader.start if leader is not None else 0, boot_id(), uid)
 
     def is_alive(self) -> bool:
-        """Say whether a process of the group is left; a zombie, or a pid that was given to another process, is none."""
+        """Say whether a process of the group is left; a zombie, or a pid that was given to another process, is none.
+
+        A group of which muxd sees no process, as /proc hides those of others (ProtectProc=invisible), is alive.
+        """
         if self.boot_id != boot_id():
             return False
         leader = look_up(self.pid)
@@ -46,7 +49,10 @@ class Borrower(msgspec.Struct, frozen=True):
             return False
         except PermissionError:
             pass  # another user's
-        return (leader is not None and leader.alive) or any(process.alive for process in self._members())
+        if leader is not None and leader.alive:
+            return True
+        members = list(self._members())
+        return not members or any(process.alive for process in members)
 
     def _members(self) -> Iterator[Process]:
         return (process for process in process_table().values() if process.group == self.pid)
@@ -67,9 +73,12 @@ class Borrower(msgspec.Struct, frozen=True):
             log.warning("cannot end the process group %d, to which a GPU is lent: %s", self.pid, in_words(error))
 
     def _signal_own(self, uid: int, number: signal.Signals) -> None:
-        """Send a signal to those processes of the group that are this user's."""
-        for process in self._members():
-            with suppress(*GONE):
+        """Send a signal to those processes of the group that are this user's; PermissionError: muxd may not."""
+        members = list(self._members())
+        if not members:  # they have just ended, or are hidden from muxd
+            os.killpg(self.pid, 0)
+        for process in members:
+            with suppress(FileNotFoundError, ProcessLookupError):
                 if os.stat(f"/proc/{process.pid}").st_uid == uid:
                     os.kill(process.pid, number)
                 elif process.alive:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -39,3 +40,34 @@ def test_of_a_user_who_is_not_root_no_other_users_process_is_ended(leader, caplo
     assert leader.poll() is None
     Borrower.of(leader.pid, os.getuid()).end(kill=True)
     assert leader.wait() == -signal.SIGKILL
+
+
+#: To run a program as a user who is not root, and where /proc hides others from that one (ProtectProc=invisible).
+NO_ROOT = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c")
+MOUNT = 'mount -t proc -o hidepid=invisible proc /proc && exec "$@"'
+HIDDEN = ("unshare", "--mount", "sh", "-c", MOUNT, "sh", *NO_ROOT)
+
+
+def skip_unless_possible(started):
+    if subprocess.run([*started, "import muxd"], capture_output=True).returncode:
+        pytest.skip("needs root, and a mount of /proc")
+
+
+def test_a_group_whose_processes_are_hidden_from_muxd_is_alive_until_it_has_ended(leader):
+    skip_unless_possible(HIDDEN)
+    program = "import sys; from muxd.borrowers import Borrower; print(Borrower.of(int(sys.argv[1])).is_alive())"
+    asked = [*HIDDEN, program, str(leader.pid)]
+    assert subprocess.check_output(asked) == b"True\n"
+    os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
+    while subprocess.check_output(asked) != b"False\n":
+        pass
+
+
+@pytest.mark.parametrize("started", [NO_ROOT, HIDDEN], ids=["seen", "hidden"])
+def test_that_muxds_user_may_not_end_a_process_is_logged_also_where_it_is_the_borrowers(leader, started):
+    skip_unless_possible(started)
+    program = "import sys; from muxd.borrowers import Borrower; Borrower.of(int(sys.argv[1]), 0).end(kill=True)"
+    ended = subprocess.run([*started, program, str(leader.pid)], check=True, capture_output=True, text=True)
+    assert f"cannot end the process group {leader.pid}, to which a GPU is lent" in ended.stderr
+    assert leader.poll() is None
