@@ -396,6 +396,11 @@ async def test_a_restart_whose_processes_have_ended_is_a_start_for_the_next_muxd
         assert len(muxd.host.children.all) == 3, "it is not started a third time"
 
 
+async def test_what_was_given_again_is_left_to_no_muxd_that_follows_a_crash(autojump_clock, tmp_path):
+    async with left_by_handover(tmp_path, busy_when(Verb.SLEEP)) as muxd:
+        assert muxd.saved.orders == []
+
+
 async def test_a_stop_whose_drain_had_begun_goes_on_after_a_crash(autojump_clock, tmp_path):
     async with killed_after(tmp_path, busy_when(Verb.STOP)) as host, next_muxd(host) as muxd:
         await muxd.next_move("a", "unloaded")

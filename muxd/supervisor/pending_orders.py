@@ -32,6 +32,8 @@ def resume_orders(context: SupervisorContext, service: SupervisorService, adopte
     """
     state = context.workers.state.state
     orders, state.orders = state.orders, []
+    if orders:
+        context.workers.state.save()  # a crash long after must not give them once more
     running, known = {group_of(worker.worker) for worker in adopted}, {order.model for order in orders}
     orders += [OrderRecord(model=name, verb=Verb.STOP) for name in state.stopped if name in running - known]
     for each in orders:
