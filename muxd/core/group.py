@@ -315,6 +315,12 @@ class Group:
         """Return when the group was last used, or came to its GPUs; it may be in use now."""
         return max(self.awake_since, -inf if self.idle_since is None else self.idle_since)
 
+    def is_sheltered_at(self, now: float) -> bool:
+        """Say whether its last use, or the one under way, keeps it on its GPUs, as nobody exposes it."""
+        if not self.spec.sheltered_for or self.state is not WorkerState.READY or self.is_exposed:
+            return False
+        return self.in_use or self.unused_since + self.spec.sheltered_for > now
+
     @property
     def ladder(self) -> tuple[Rung, ...]:
         """Return what becomes of the group while nobody uses it, as far as a client that wants it kept lets it."""

@@ -208,7 +208,8 @@ class HostBooks:
         """Note whether a group gives way to the one that an operator switches to, however lately it was used."""
         if self.groups.get(group.name) is not group:
             return  # it was removed, and another one may have its name
-        group.is_exposed, group.is_sheltered = is_exposed, group.is_sheltered and not is_exposed
+        group.is_exposed = is_exposed
+        group.is_sheltered = group.is_sheltered_at(self.now)
         self.touch(group)
         self.note_kinds()
 

@@ -58,7 +58,7 @@ class Idling:
 
     def _note(self, group: Group) -> None:
         at = min(self._next_rung(group)[0], self._sheltered_until(group), group.held_until or inf)
-        if self._is_sheltered(group) is not group.is_sheltered:
+        if group.is_sheltered_at(self._host.now) is not group.is_sheltered:
             at = self._host.now
         if at < inf:
             self._times[group.name] = at
@@ -81,17 +81,12 @@ class Idling:
     # Shelter
 
     def _shelter(self, group: Group) -> None:
-        if (is_sheltered := self._is_sheltered(group)) is not group.is_sheltered:
+        if (is_sheltered := group.is_sheltered_at(self._host.now)) is not group.is_sheltered:
             self._host.fix(group, held_until=group.held_until, is_sheltered=is_sheltered)
-
-    def _is_sheltered(self, group: Group) -> bool:
-        if not group.spec.sheltered_for or group.state is not WorkerState.READY or group.is_exposed:
-            return False
-        return group.in_use or group.unused_since + group.spec.sheltered_for > self._host.now
 
     def _sheltered_until(self, group: Group) -> float:
         """Return when a sheltered group that nobody uses is not sheltered any more; inf where nothing ends it."""
-        is_ending = self._is_sheltered(group) and not group.in_use
+        is_ending = group.is_sheltered_at(self._host.now) and not group.in_use
         return group.unused_since + group.spec.sheltered_for if is_ending else inf
 
     # The ladder

@@ -234,6 +234,20 @@ def test_the_end_of_an_operators_switch_forgets_nobody_who_waits_for_a_model_tha
     assert book >> WorkerReady(30, "b", "http://b") << FinishSwitch(9, "http://b") << SleepWorker("b", 2)
 
 
+def test_a_model_that_could_stay_beside_the_one_switched_to_is_sheltered_again_before_anybody_else_is_looked_at():
+    kept = [single(name, sheltered_for=900.0, share=40) for name in "ad"]
+    book = Playbook(*kept, single("b", sheltered_for=900.0, share=50), single("c", share=40), keep_turns=False)
+    book = book >> GpusMeasured(0, {"0": 100}, frozenset({"0"}))
+    for number, name in ((1, "a"), (2, "d")):
+        book = book >> LeaseAsked(number, number, name) << StartWorker(name)
+        book = book >> WorkerReady(number, name, f"http://{name}") << GrantLease(number, f"http://{name}", 1)
+        book = book >> LeaseEnded(number, number)
+    book = book >> SwitchAsked(10, 9, "b") << SleepWorker("a", 2) >> LeaseAsked(11, 3, "c")
+    book = book >> WorkerAsleep(12, "a") << StartWorker("b") >> WorkerReady(20, "b", "http://b")
+    text = kept_out("c").replace("a is in use", "d and b are in use")
+    assert book << FinishSwitch(9, "http://b") << FailLease(3, "model_in_use", text, 900.0)
+
+
 # Holds
 
 
