@@ -141,8 +141,9 @@ class ProxyParent:
 
     def run(self) -> int:
         while not self._is_stopping or any(place.pid for place in self._places.values()):
-            wait = 3600.0 if self._is_stopping else min(self._start_due() or LOOK_INTERVAL, self._look())
-            found = signal.sigtimedwait(_SIGNALS, wait)
+            self._notifier.watchdog()  # while requests in flight finish, too: they may take long
+            wait = LOOK_INTERVAL if self._is_stopping else min(self._start_due() or LOOK_INTERVAL, self._look())
+            found = signal.sigtimedwait(_SIGNALS, min(wait, self._notifier.watchdog_interval or wait))
             if found is not None and found.si_signo != signal.SIGCHLD:
                 self._stop()
             self._reap()
@@ -165,8 +166,6 @@ class ProxyParent:
         now = time.monotonic()
         if now < self._look_at:
             return self._look_at - now
-        if self._notifier.watchdog_interval is not None:
-            self._notifier.watchdog()
         for number, place in self._places.items():
             if place.pid:
                 answers = place.answers(PoolShare(number, len(self._places), self._folder).socket())
