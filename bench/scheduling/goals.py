@@ -184,7 +184,8 @@ class Hindsight:
 
     def __init__(self, setting: Setting) -> None:
         tried = (replace(setting, runs=setting.runs | {"one": self._runs(setting, rule)}) for rule in peers.PATIENT)
-        self._found = [each for each in tried if self._is_as_good(each)]
+        figures = [(each.goodput("one"), each.poorest("one")) for each in tried if self._is_as_good(each)]
+        self._goodputs, self._poorest = zip(*figures, strict=True) if figures else ((), ())
 
     def _runs(self, setting: Setting, rule: peers.Rule) -> list[Run]:
         return [World(load, OneAwake(rule), setting.cost).run() for load in setting.loads]
@@ -197,11 +198,11 @@ class Hindsight:
 
     def goodput(self) -> float:
         """Return the best; NaN where no rule is like that."""
-        return max((each.goodput("one") for each in self._found), default=nan)
+        return max(self._goodputs, default=nan)
 
     def poorest(self) -> float:
         """Return likewise the best share of the poorest model."""
-        return max((each.poorest("one") for each in self._found), default=nan)
+        return max(self._poorest, default=nan)
 
 
 @dataclass(frozen=True, slots=True)
