@@ -15,6 +15,9 @@ from .lease import Lease
 #: So many of its last drains tell how long a group's answers take.
 DRAINS = 8
 
+#: A load that has changed by at most this share is the same.
+SAME_LOAD = 0.02
+
 
 class AnswerBook:
     """What was learned of the answers of one group."""
@@ -22,8 +25,9 @@ class AnswerBook:
     def __init__(self) -> None:
         self.usual: float | None = None  # seconds that one takes, as holders say, or by drains; None: nobody knows
         self.crowd = 0.0  # requests in flight when the group gives way, of late
-        self.load = 0.0  # the mean of those in flight while there are some, over `policy.LOAD_SPAN`
-        self._load_at = 0.0  # when it was reckoned
+        self.load = 0.0  # the mean of those in flight while there are some, as decisions go by it
+        self.mean_load = 0.0  # the same to the moment `_load_at`, over `policy.LOAD_SPAN`
+        self._load_at = 0.0
         self.told: float | None = None  # seconds that answers took of late, in the mean, as holders say
         self._long: deque[float] = deque(maxlen=DRAINS)  # seconds of late unusually long ones
         self._drained_count = 0  # requests in flight when the last drain began
@@ -60,12 +64,19 @@ class AnswerBook:
         """Say whether some take far longer than others: how short a drain is cannot be told by their number then."""
         return self.usual is not None and bool(self._long) and _median(self._long) > policy.DIFFER * self.usual
 
-    def note_load(self, in_flight: int, now: float) -> None:
-        """Learn how many have been in flight since that was told last; a time without one does not count."""
+    def note_load(self, in_flight: int, now: float) -> bool:
+        """Learn how many have been in flight since that was told last; return whether the load is another one.
+
+        A time without one does not count.  The mean changes with each report, and the load only with what matters.
+        """
         if in_flight:
-            weight = 1.0 - exp((self._load_at - now) / policy.LOAD_SPAN) if self.load else 1.0
-            self.load += weight * (in_flight - self.load)
+            weight = 1.0 - exp((self._load_at - now) / policy.LOAD_SPAN) if self.mean_load else 1.0
+            self.mean_load += weight * (in_flight - self.mean_load)
         self._load_at = now
+        if abs(self.mean_load - self.load) <= SAME_LOAD * self.load:
+            return False
+        self.load = self.mean_load
+        return True
 
     def skip_load(self, now: float) -> None:
         """Leave out the time since it was told last how many are in flight: those that were had no GPU then."""

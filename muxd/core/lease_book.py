@@ -44,8 +44,9 @@ class LeaseBook:
     def report(self, group: Group, said: DemandReported) -> bool:
         """Take in what the holder of an open lease on the group says; say whether the group's use is another."""
         now, lease = self._host.now, self.all[said.lease]
+        is_another = False
         if group.state is WorkerState.READY:
-            group.answers.note_load(group.in_flight, now)
+            is_another = group.answers.note_load(group.in_flight, now)
         else:
             group.answers.skip_load(now)
         lease.in_flight, lease.batch = said.in_flight, said.batch
@@ -56,11 +57,11 @@ class LeaseBook:
             lease.oldest_since = since
         if said.usual is not None:
             lease.usual = said.usual
-        is_another = False
         if lease.usual is not None:
-            is_another = group.answers.note_told((*group.granted.values(), *group.waiting.values()))
-            if is_another:
-                self._host.touch(group)
+            told = (*group.granted.values(), *group.waiting.values())
+            is_another = group.answers.note_told(told) or is_another
+        if is_another:
+            self._host.touch(group)
         is_another = self._note_demand(group) or is_another
         self._note_use(group)
         return is_another

@@ -22,8 +22,8 @@ HOSTS = {
     "anywhere": [anywhere(name, 1, "0", "1") for name in "abcdef"],
 }
 
-#: Seconds by which a decision may be late where the one that serves reports, too: its mean load drifts with each of
-#: them, and how full it is beside that is found where fewer answers are under way, and with every decision.
+#: Seconds by which a decision may be late where the one that serves reports, too: of two that serve on a GPU each,
+#: it is found with the next decision, or with fewer answers under way, which one is to give way.
 DRIFT = 0.2
 
 

@@ -114,7 +114,8 @@ def test_the_bound_of_who_waits_ends_the_turn_of_an_idle_model():
 def test_who_waits_for_one_that_many_use_waits_longer_the_fewer_they_are(waiting, target):
     """Many are in flight: sixty times those beyond a few are 600."""
     book = agents() >> DemandReported(313, 2, 40)
-    book.group("a").answers.load = 15.0
+    answers = book.group("a").answers
+    answers.load = answers.mean_load = 15.0
     book.worker("a").costs[WorkerState.DRAINING, None].learn(10.0)
     book >> LeaseAsked(313.5, 3, "b", (Waiting(waiting, 0.0),))
     assert book.timer == 313.5 + target - 10
@@ -147,7 +148,8 @@ def one_answer(
     """Return a world in which a model answers one request, and another one has waited since then, due 30 s later."""
     book = agents() >> DemandReported(313, 2, 3, oldest=1.0, usual=4.0)
     if load is not None:
-        book.group("a").answers.load = load
+        answers = book.group("a").answers
+        answers.load = answers.mean_load = load
     book >> LeaseAsked(since, 3, "b", (Waiting(1, 0.0, is_batch=is_batch),))
     return book >> DemandReported(since + 9, 2, in_flight, oldest=oldest, usual=4.0)
 
