@@ -57,6 +57,21 @@ def nice_values(booted, pids):
     return set(map(int, lines))
 
 
+@pytest.mark.parametrize("user", ["root", "alice"])
+def test_a_gpu_is_lent_for_as_long_as_the_command_runs(booted, user):
+    """Hardened, muxd is another user than either, and cannot see their processes."""
+    booted.ask("alpha")
+    with booted.guest.start(f"runuser -u {user} -- muxctl lend 0 -- sh -c 'echo began; exec sleep 8'") as lend:
+        assert "began\n" in lend.stdout
+        booted.run("sleep 5")
+        assert booted.status("alpha")["state"] == "asleep"
+        assert lend.poll() is None
+        assert len(json.loads(booted.muxctl("status --json").stdout)["loans"]) == 1
+    assert lend.returncode == 0
+    eventually(lambda: not json.loads(booted.muxctl("status --json").stdout)["loans"], "the GPU is muxd's again")
+    assert booted.ask("alpha") == ["200 alpha"]
+
+
 def test_a_stop_leaves_no_process(booted):
     booted.ask("alpha")
     booted.ask("beta")
