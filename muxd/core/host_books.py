@@ -204,13 +204,17 @@ class HostBooks:
         self.touch(group)
         self.note_kinds()
 
-    def expose(self, group: Group, *, is_exposed: bool) -> None:
-        """Note whether a group gives way to the one that an operator switches to, however lately it was used."""
-        if self.groups.get(group.name) is not group:
-            return  # it was removed, and another one may have its name
-        group.is_exposed = is_exposed
-        group.is_sheltered = group.is_sheltered_at(self.now)
-        self.touch(group)
+    @property
+    def exposed(self) -> list[Group]:
+        """Return the groups that give way to the one that an operator switches to, however lately they were used."""
+        return [group for group in self.groups.values() if group.is_exposed]
+
+    def expose(self, groups: Iterable[Group], *, is_exposed: bool) -> None:
+        """Note whether groups are exposed."""
+        for group in groups:
+            group.is_exposed = is_exposed
+            group.is_sheltered = group.is_sheltered_at(self.now)
+            self.touch(group)
         self.note_kinds()
 
     def _give_back_of_dead(self, group: Group) -> None:

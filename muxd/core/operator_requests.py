@@ -1,6 +1,6 @@
 """What operators ask: switches, holds and orders are taken, or it is said why not."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from .commands import Command, FailOrder, FailSwitch
 from .events import HoldAsked, OrderGiven, SwitchAsked, Verb
@@ -64,10 +64,10 @@ class OperatorRequests:
             yield FailSwitch(ticket, *self._loans.refusal(loan, group)[:2])
             return
         exposed = [other for other in self._placement.fixed_in_the_way(group) if not other.is_pinned]
-        self._expose(exposed, is_exposed=True)
+        self._host.expose(exposed, is_exposed=True)
         refusal = self._refusals.why_not(group)
         if refusal is not None:
-            self._expose(exposed, is_exposed=False)
+            self._host.expose(exposed, is_exposed=False)
             yield FailSwitch(ticket, refusal[0], refusal[1])
             return
         if group.order is not None and group.order.verb in (Verb.SLEEP, Verb.UNLOAD):
@@ -75,18 +75,12 @@ class OperatorRequests:
         operator_switch = self._switching.operator_switch
         if operator_switch is not None and operator_switch.group == group.name:
             operator_switch.tickets.append(ticket)
-            operator_switch.exposed += exposed
             return
-        if operator_switch is not None:
-            exposed += [other for other in operator_switch.exposed if not other.gpus.isdisjoint(group.gpus)]
+        exposed += [other for other in self._host.exposed if not other.gpus.isdisjoint(group.gpus)]
         yield from self._switching.fail_wish("superseded", f"a newer switch, to {group.name}, took its place")
-        self._switching.operator_switch = OperatorSwitch(group.name, [ticket], exposed)
-        self._expose(exposed, is_exposed=True)
+        self._switching.operator_switch = OperatorSwitch(group.name, [ticket])
+        self._host.expose(exposed, is_exposed=True)
         self._switching.drop_unbegun(group)
-
-    def _expose(self, groups: Iterable[Group], *, is_exposed: bool) -> None:
-        for group in groups:
-            self._host.expose(group, is_exposed=is_exposed)
 
     def _order(self, order: OrderGiven, group: Group) -> Iterator[Command]:
         verb, ticket = order.verb, order.ticket

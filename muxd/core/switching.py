@@ -34,7 +34,7 @@ Switches on different GPUs run side by side; two that touch the same GPU never d
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 
 from . import replicas, standby
@@ -63,14 +63,10 @@ class Switch:
 
 @dataclass(slots=True)
 class OperatorSwitch:
-    """An operator's `switch`: goes ahead of the queue; `tickets` wait for its end.
-
-    Until then the groups that are `exposed` for it leave for it, however lately they were used.
-    """
+    """An operator's `switch`: goes ahead of the queue; `tickets` wait for its end."""
 
     group: str
-    tickets: list[int] = field(default_factory=list)
-    exposed: list[Group] = field(default_factory=list)
+    tickets: list[int]
 
 
 #: States of a victim that kept more than was thought, and was then ordered to start.
@@ -365,8 +361,7 @@ class Switching:
         if (ended := self.operator_switch) is None:
             return []
         self.operator_switch = None
-        for group in ended.exposed:
-            self.host.expose(group, is_exposed=False)
+        self.host.expose(self.host.exposed, is_exposed=False)
         return ended.tickets
 
     def is_called(self, group: Group) -> bool:
