@@ -76,11 +76,14 @@ class OperatorRequests:
         if operator_switch is not None and operator_switch.group == group.name:
             operator_switch.tickets.append(ticket)
             return
+        former = self._host.groups[operator_switch.group] if operator_switch is not None else None
         exposed += [other for other in self._host.exposed if not other.gpus.isdisjoint(group.gpus)]
         yield from self._switching.fail_wish("superseded", f"a newer switch, to {group.name}, took its place")
         self._switching.operator_switch = OperatorSwitch(group.name, [ticket])
         self._host.expose(exposed, is_exposed=True)
         self._switching.drop_unbegun(group)
+        if former is not None and not (former.wanted or former.is_pinned or former.order is not None):
+            self._switching.drop(former)  # nobody else wants it: what still drains for it serves again
 
     def _order(self, order: OrderGiven, group: Group) -> Iterator[Command]:
         verb, ticket = order.verb, order.ticket

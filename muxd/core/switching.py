@@ -8,8 +8,9 @@ FALLING_ASLEEP -> ASLEEP, or STOPPING -> UNLOADED at level 3; one that sleeps al
 FALLING_ASLEEP -> ASLEEP, or is ended.  Once the ledger shows that what the target needs is free, the target is started
 or woken, and the switch has *begun*.  It is over when the target is READY, or has
 failed.  No client can cancel a switch: the requests that asked for it may all be gone, and it is finished all the same,
-as a half-made one would have cost as much and served nobody.  An operator's switch may drop one that has not begun;
-what drained for it then serves again, with the leases that are still held (`_resume_spared`).
+as a half-made one would have cost as much and served nobody.  An operator's switch may drop one that has not begun: one
+in its way, and that of the operator's switch which it supersedes, unless others want its model as well.  What drained
+for it then serves again, with the leases that are still held (`_resume_spared`).
 
 `settle` runs after every event.  It brings the running switches forward, then looks at everybody who wants a GPU: an
 operator's switch and validations, models with requests waiting, best first (`_next_contender`), groups that crashed,

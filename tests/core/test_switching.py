@@ -250,6 +250,34 @@ def test_only_a_newer_switch_supersedes_one():
     )  # fmt: skip
 
 
+def on_two_gpus():
+    """Return a that serves, and b that shares its GPU, beside c, which has another one."""
+    return serving_a(single("a", frozenset({"0"})), single("b", frozenset({"0"})), single("c", frozenset({"1"})))
+
+
+SUPERSEDED = FailSwitch(7, "superseded", "a newer switch, to c, took its place")
+
+
+def test_what_drains_for_a_superseded_switch_serves_again_also_where_the_newer_one_is_on_other_gpus():
+    book = on_two_gpus() >> SwitchAsked(20, 7, "b") << revoked(1, 320)
+    book = book >> SwitchAsked(21, 8, "c") << SUPERSEDED << RestoreLease(1) << StartWorker("c")
+    assert book >> WorkerReady(30, "c", "http://c") << FinishSwitch(8, "http://c")
+    assert book.state("a") is WorkerState.READY
+
+
+def test_a_superseded_switch_goes_on_for_clients_who_wait_for_the_same_model():
+    book = on_two_gpus() >> SwitchAsked(20, 7, "b") << revoked(1, 320) >> LeaseAsked(21, 2, "b")
+    book = book >> SwitchAsked(22, 8, "c") << SUPERSEDED << StartWorker("c")
+    assert book >> LeaseEnded(23, 1) << SleepWorker("a", 2) >> WorkerAsleep(24, "a") << StartWorker("b")
+
+
+def test_a_superseded_switch_that_has_begun_goes_on():
+    book = on_two_gpus() >> SwitchAsked(20, 7, "b") << revoked(1, 320) >> LeaseEnded(21, 1) << SleepWorker("a", 2)
+    book = book >> WorkerAsleep(22, "a") << StartWorker("b")
+    book = book >> SwitchAsked(23, 8, "c") << SUPERSEDED << StartWorker("c")
+    assert book >> WorkerReady(30, "b", "http://b")
+
+
 #: What was draining for a switch that is called off, and must drain for the next one: asked once more.
 RevokedAnew = revoked(1, 321, to="c")
 
