@@ -1,5 +1,6 @@
 """The supervisor takes over what a killed one has left, on a pretend host: what is told, measured and kept."""
 
+import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -421,6 +422,24 @@ async def test_a_switch_that_waited_is_made_by_the_next_muxd_for_the_same_operat
         assert (await muxd.switch("b"))["type"] == "ready"
         asked = [event async for event in muxd.service.events(0, follow=False) if event["type"] == "operator"]
         assert [(event["order"], event["by"]) for event in asked] == [("switch", "root"), ("switch", None)]
+
+
+async def test_what_was_ordered_before_a_reboot_is_not_given_again(autojump_clock, tmp_path):
+    async def hand_over(muxd: OneSupervisor) -> None:
+        await busy_when(Verb.RESTART)(muxd)
+        await muxd.service.prepare_handover(upgrade=False, now=False)
+        muxd.service.leave()
+
+    async with killed_after(tmp_path, hand_over) as host:
+        for child in host.children.all:
+            child.kill()
+        shutil.rmtree(tmp_path / "state" / "workers")
+        host.state.state.workers.clear()
+        host.state.boot_id = "another"
+        async with next_muxd(host) as muxd:
+            await trio.sleep(60.0)
+            assert muxd.status("a")["state"] == "unloaded"
+            assert muxd.saved.orders == []
 
 
 async def test_what_has_begun_is_not_waited_for_where_that_is_said(autojump_clock, tmp_path):

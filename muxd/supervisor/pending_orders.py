@@ -12,27 +12,31 @@ from .service import SupervisorService
 
 def keep_orders(context: SupervisorContext) -> None:
     """Put what is not carried out yet into the state, which is to be saved after this."""
-    context.workers.state.state.orders = [
-        _record(order, context.orders.operator(order.ticket)) for order in context.view.orders()
+    state = context.workers.state
+    state.state.orders = [
+        _record(order, context.orders.operator(order.ticket), state.boot_id) for order in context.view.orders()
     ]
 
 
-def _record(order: SwitchAsked | OrderGiven, by: str) -> OrderRecord:
+def _record(order: SwitchAsked | OrderGiven, by: str, boot_id: str) -> OrderRecord:
     if isinstance(order, SwitchAsked):
-        return OrderRecord(model=order.group, by=by)
+        return OrderRecord(boot_id=boot_id, model=order.group, by=by)
+    now, level, replicas = order.now, order.level, order.replicas
     return OrderRecord(
-        model=order.group, verb=order.verb, now=order.now, level=order.level, replicas=order.replicas, by=by
+        boot_id=boot_id, model=order.group, verb=order.verb, now=now, level=level, replicas=replicas, by=by
     )
 
 
 def resume_orders(context: SupervisorContext, service: SupervisorService, adopted: Iterable[AdoptedWorker]) -> None:
     """Give again what an earlier muxd left, and the stop of models that an operator stopped and that still run.
 
-    Nobody waits for the ends; whoever orders the same again waits for what is under way.
+    After a reboot nothing runs of what the orders were about, and they are dropped.  Nobody waits for the ends; whoever
+    orders the same again waits for what is under way.
     """
-    state = context.workers.state.state
-    orders, state.orders = state.orders, []
-    if orders:
+    state, boot_id = context.workers.state.state, context.workers.state.boot_id
+    left, state.orders = state.orders, []
+    orders = [order for order in left if order.boot_id == boot_id]
+    if left:
         context.workers.state.save()  # a crash long after must not give them once more
     running, known = {group_of(worker.worker) for worker in adopted}, {order.model for order in orders}
     orders += [OrderRecord(model=name, verb=Verb.STOP) for name in state.stopped if name in running - known]
