@@ -199,13 +199,22 @@ def _part_of(owner: object, name: str) -> Callable[..., Any] | Enum:
 
 def thaw(data: bytes) -> Any:
     """Return what `freeze` was given, or a record; raises pickle.UnpicklingError and what broken pickles raise."""
-    return _CoreReader(io.BytesIO(data)).load()
+    found, size = _thawed(data)
+    if size < len(data):
+        raise pickle.UnpicklingError(f"it has {size} bytes, and not {len(data)}")
+    return found
+
+
+def _thawed(data: bytes) -> tuple[Any, int]:
+    """Return what the data begins with, and how many bytes of them that took."""
+    file = io.BytesIO(data)
+    return _CoreReader(file).load(), file.tell()
 
 
 def read_journal(path: Path) -> tuple[Scheduler, float, Iterator[Decision]]:
     """Return the core as it was at the beginning, when that was, and what happened then; raises NotAJournal.
 
-    An end that was not written whole is left out.
+    An end that was not written whole is left out.  Damage that only a later record shows is raised as that is reached.
     """
     try:
         data = path.read_bytes()
@@ -215,7 +224,7 @@ def read_journal(path: Path) -> tuple[Scheduler, float, Iterator[Decision]]:
         raise NotAJournal(f"{path} is no journal of muxd's decisions; state_dir/decisions.journal is one")
     if not data.startswith(_MAGIC):
         raise NotAJournal(f"{path} was written by another build of muxd, in another form: replay it with that one")
-    records = _records(data)
+    records = _records(path, data)
     if (first := next(records, None)) is None:
         raise NotAJournal(f"{path} was not written as far as its first record ends: nothing can be read of it")
     try:
@@ -246,15 +255,26 @@ def deciding(path: Path, number: int) -> Iterator[None]:
         raise NotAJournal(f"{path} is damaged somewhere before its event {number}, where {what}") from None
 
 
-def _records(data: bytes) -> Iterator[bytes]:
+def _records(path: Path, data: bytes) -> Iterator[bytes]:
     at = len(_MAGIC)
     while at + _LENGTH.size <= len(data):
         (size,) = _LENGTH.unpack_from(data, at)
         at += _LENGTH.size
         if at + size > len(data):
+            if _begins_with_a_whole_record(data[at:]):
+                raise NotAJournal(f"{path} is damaged before byte {at}: the record there has fewer than {size} bytes")
             return
         yield data[at : at + size]
         at += size
+
+
+def _begins_with_a_whole_record(data: bytes) -> bool:
+    """Say whether a record which seems to be cut is whole, and its length false."""
+    try:
+        _thawed(data) if data.startswith(_PICKLE) else _decode(data)
+    except Exception as error:
+        return isinstance(error, msgspec.DecodeError) and "trailing" in str(error)
+    return True
 
 
 def _decisions(path: Path, records: Iterator[bytes]) -> Iterator[Decision]:

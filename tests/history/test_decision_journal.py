@@ -110,6 +110,40 @@ def test_an_end_that_was_not_written_whole_is_left_out(tmp_path):
     assert replay(path) == 0
 
 
+def places_of_lengths(data: bytes) -> list[int]:
+    places, at = [], len(module._MAGIC)
+    while at < len(data):
+        places.append(at)
+        at += 4 + int.from_bytes(data[at : at + 4], "little")
+    return places
+
+
+def test_a_length_that_was_damaged_is_no_end_that_was_not_written_whole(tmp_path):
+    journal = journal_at(tmp_path / "decisions.journal")
+    recorded(journal, 0, "whole")
+    path = written(journal)
+    whole = path.read_bytes()
+    places = places_of_lengths(whole)
+    assert {whole[place + 4] == module._PICKLE[0] for place in places} == {True, False}, "records of both forms"
+    for place in places:
+        for bit in (0, 3, 6, 9, 12, 31):
+            data = bytearray(whole)
+            data[place + bit // 8] ^= 1 << bit % 8
+            path.write_bytes(data)
+            with pytest.raises(NotAJournal, match="is damaged"):
+                replay(path)
+
+
+def test_an_end_is_left_out_wherever_it_was_cut(tmp_path):
+    journal = journal_at(tmp_path / "decisions.journal")
+    recorded(journal, 0, "whole", steps=3)
+    path = written(journal)
+    whole = path.read_bytes()
+    for size in range(places_of_lengths(whole)[1], len(whole)):
+        path.write_bytes(whole[:size])
+        assert replay(path) == 0
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
