@@ -14,7 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from .errors import in_words
-from .shim.processes import Process, boot_id, look_up, process_table
+from .shim.processes import Process, boot_id, look_up, process_table, send_or_raise
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Borrower(msgspec.Struct, frozen=True):
         for process in members:
             with suppress(FileNotFoundError, ProcessLookupError):
                 if os.stat(f"/proc/{process.pid}").st_uid == uid:
-                    os.kill(process.pid, number)
+                    send_or_raise(process, number)
                 elif process.alive:
                     text = "process %d, to which a GPU is lent, is not of the user who borrowed it, and is not ended"
                     log.warning(text, process.pid)

@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 
 from muxd.borrowers import Borrower
+from muxd.shim.processes import look_up
 
 
 @pytest.fixture
@@ -40,6 +41,17 @@ def test_of_a_user_who_is_not_root_no_other_users_process_is_ended(leader, caplo
     assert leader.poll() is None
     Borrower.of(leader.pid, os.getuid()).end(kill=True)
     assert leader.wait() == -signal.SIGKILL
+
+
+def test_a_process_that_has_the_pid_of_one_that_has_just_ended_is_left_alone(leader, monkeypatch):
+    with subprocess.Popen(["sleep", "60"]) as other:
+        ended = look_up(other.pid)
+        ended.start, ended.group = ended.start - 1, leader.pid
+        monkeypatch.setattr("muxd.borrowers.process_table", lambda: {ended.pid: ended})
+        Borrower.of(leader.pid, os.getuid()).end(kill=True)
+        assert other.poll() is None
+        other.send_signal(signal.SIGTERM)
+        assert other.wait() == -signal.SIGTERM
 
 
 #: To run a program as a user who is not root, and where /proc hides others from that one (ProtectProc=invisible).

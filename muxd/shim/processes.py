@@ -126,18 +126,21 @@ def has_any(pid: int, sockets: set[str]) -> bool:
 def send(process: Process, signum: int) -> bool:
     """Signal exactly this process, never another one that got its pid; return whether it was still there."""
     try:
-        fd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return False
-    try:
-        now = look_up(process.pid)
-        if now is None or now.start != process.start:
-            return False
-        signal.pidfd_send_signal(fd, signum)
+        send_or_raise(process, signum)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # a set-user-id program: the process is there, and cannot be signalled
+        pass  # a set-user-id program: the process is there, and cannot be signalled
+    return True
+
+
+def send_or_raise(process: Process, signum: int) -> None:
+    """Signal exactly this process; raises ProcessLookupError if it is gone, and PermissionError."""
+    fd = os.pidfd_open(process.pid)
+    try:
+        now = look_up(process.pid)
+        if now is None or now.start != process.start:
+            raise ProcessLookupError(f"process {process.pid} has ended, and another one has its pid")
+        signal.pidfd_send_signal(fd, signum)
     finally:
         os.close(fd)
-    return True
