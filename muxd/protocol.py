@@ -133,6 +133,7 @@ class KeepWish(Struct, frozen=True, tag_field="type", tag="keep"):
 
     model: Annotated[str, Meta(max_length=4096)]
     seconds: Annotated[float, Meta(gt=0, le=1e9)] | None = None  # None: for ever
+    age: Annotated[float, Meta(ge=0)] = 0.0  # seconds since a client said so last; of several, the latest word counts
 
 
 class ToldRequest(Struct, frozen=True, omit_defaults=True):

@@ -48,7 +48,7 @@ SAID = [
     DemandReport((LeaseDemand(1, 2), LeaseDemand(2, 0, (WaitingRequests(),)))),
     LeaseRelease(1),
     UnloadWish("a"),
-    KeepWish("a", 2.5),
+    KeepWish("a", 2.5, age=0.5),
     ActivityReport((ModelActivity("a", 7, (0.1,)),), left_out=1),
     RequestsTold(3, (ToldRequest("r1", "streaming", "a", 1.5),)),
     RequestsCancelled(4, 1),

@@ -2,18 +2,29 @@
 
 from functools import partial
 from itertools import count
+from math import inf
 
 import pytest
 import trio
 
 from muxd.core.commands import AnswerUnload, EndLease, FailLease, GrantLease, RestoreLease, RevokeLease
-from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, LeaseReclaimed, UnloadAsked, Waiting
+from muxd.core.events import (
+    DemandReported,
+    Event,
+    KeepAsked,
+    LeaseAsked,
+    LeaseEnded,
+    LeaseReclaimed,
+    UnloadAsked,
+    Waiting,
+)
 from muxd.core.places import NOTICED, ROUND
 from muxd.core.progress import Progress
 from muxd.errors import BadRequest, ModelNotFound
 from muxd.history import History
 from muxd.protocol import (
     DemandReport,
+    KeepWish,
     LeaseClaim,
     LeaseComing,
     LeaseDemand,
@@ -78,6 +89,13 @@ async def told(session: ProxySession) -> list[MuxdMessage]:
     with trio.move_on_after(1):
         return await session.messages()
     return []
+
+
+async def test_how_long_ago_a_client_said_how_long_a_model_is_to_be_kept_is_told_to_the_core(autojump_clock, desk):
+    session, now = desk.sessions.open(), trio.current_time()
+    session.take(KeepWish("a", 60.0, age=3.0))
+    session.take(KeepWish("b"))
+    assert desk.heard() == [KeepAsked(now, "a", 60.0, now - 3.0), KeepAsked(now, "b", inf, now)]
 
 
 async def test_of_a_line_of_reports_the_last_that_concerns_the_core_has_it_decide(autojump_clock, desk):

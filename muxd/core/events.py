@@ -166,6 +166,7 @@ class KeepAsked(Struct, frozen=True):
     time: float
     group: str
     seconds: float
+    as_of: float  # when the client said so; what was said before is told later by a proxy that came back to muxd
 
 
 class OrderGiven(Struct, frozen=True):

@@ -55,6 +55,7 @@ class Group:
         self.held_until: float | None = None  # an operator holds it as if it were pinned, until then; None: nobody does
         self.is_put_away = False  # an operator has put it to sleep, and nobody has wanted it since
         self.keep_alive: float | None = None  # seconds after its last use in which it stays awake, as a client asked
+        self.keep_alive_as_of = -inf  # when that was
         self.idle_since: float | None = None  # its last answer ended then; None: requests run or wait, or never did
         self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # seconds from an answer to the next request
         self.uses: deque[float] = deque(maxlen=USES)  # when requests last came to it while it was idle
@@ -320,6 +321,16 @@ class Group:
         if not self.spec.sheltered_for or self.state is not WorkerState.READY or self.is_exposed:
             return False
         return self.in_use or self.unused_since + self.spec.sheltered_for > now
+
+    def keep_awake(self, seconds: float, as_of: float) -> bool:
+        """Note how long a client wants it awake after its last use, unless that is older than what is known.
+
+        Return whether that is another time than before.
+        """
+        if as_of < self.keep_alive_as_of:
+            return False
+        former, self.keep_alive, self.keep_alive_as_of = self.keep_alive, seconds, as_of
+        return former != seconds
 
     @property
     def ladder(self) -> tuple[Rung, ...]:

@@ -146,9 +146,9 @@ class Scheduler:
                 yield from self._operator_requests.take_in(event)
             case HoldEnded(_, name) if name in self.host.groups:
                 yield from self.idling.unhold(self.host.groups[name])
-            case KeepAsked(_, name, seconds) if name in self.host.groups:
-                self.host.groups[name].keep_alive = seconds
-                self.host.touch(self.host.groups[name])
+            case KeepAsked(_, name, seconds, as_of) if name in self.host.groups:
+                if self.host.groups[name].keep_awake(seconds, as_of):
+                    self.host.touch(self.host.groups[name])
             case HoldEnded() | KeepAsked():
                 pass
             case LoanAsked(_, number) if self._shutdown.is_under_way:

@@ -124,7 +124,9 @@ class ModelLease:
         self._revocation: LeaseRevoked | None = None  # muxd's message, while the lease drains
         self._changed = trio.Event()
         self._kept: float | None = None  # seconds for which a client wants it kept awake; None: nobody said
+        self._kept_at = 0.0  # monotonic time at which a client last said so
         self._keep_told_in = 0  # the session in which muxd was told so; 0: none
+        self._keep_told_at = -inf  # monotonic time of that
         self._unloads = False  # a client has let go of the model, and muxd has not been told yet
         self._last_report: tuple[int, int, int, int] | None = None  # as last reported to muxd, see `_demand_figures`
         self._oldest_told: float | None = None  # likewise, see `_oldest_since`
@@ -263,10 +265,15 @@ class ModelLease:
                 ticket.refuse(refusal)
 
     def keep(self, seconds: float) -> None:
-        """Have muxd told how long a client wants the model kept awake after its last use."""
-        if seconds != self._kept:
-            self._kept, self._keep_told_in = seconds, 0
+        """Have muxd told how long a client wants the model kept awake after its last use.
+
+        Told again is the same, too, once `_REPORT_EVERY`: another proxy may have told another time meanwhile.
+        """
+        now = monotonic()
+        if seconds != self._kept or now >= self._keep_told_at + _REPORT_EVERY:
+            self._keep_told_in = 0
             self._changed.set()
+        self._kept, self._kept_at = seconds, now
 
     def unload(self) -> None:
         """Tell muxd that a client has let go of the model, so that it may sleep unless other clients use it."""
@@ -542,8 +549,8 @@ class ModelLease:
                 continue  # `_idle` will wake this task if the pause lasts
             unloads, self._unloads = self._unloads, False
             if self._kept is not None and self._keep_told_in != session.count:  # another muxd does not know it
-                self._keep_told_in = session.count
-                session.keep(self.name, self._kept)
+                self._keep_told_in, self._keep_told_at = session.count, monotonic()
+                session.keep(self.name, self._kept, self._keep_told_at - self._kept_at)
             oldest = self._oldest_since()
             if figures != self._last_report or oldest != self._oldest_told:
                 self._last_report, self._oldest_told = figures, oldest

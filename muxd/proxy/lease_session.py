@@ -161,9 +161,12 @@ class LeaseSession:
             if self._leases.pop(lease.number, None) is not None:
                 self._say(LeaseRelease(lease.number))
 
-    def keep(self, model: str, seconds: float) -> None:
-        """Say how long a client wants a model kept awake; on an open session, else nobody is told."""
-        self._outgoing.append(KeepWish(model, None if seconds == inf else seconds))
+    def keep(self, model: str, seconds: float, age: float) -> None:
+        """Say how long a client wants a model kept awake, and how many seconds ago it said so.
+
+        On an open session, else nobody is told.
+        """
+        self._outgoing.append(KeepWish(model, None if seconds == inf else seconds, age))
         self._has_news.set()
 
     async def unload(self, model: str) -> None:

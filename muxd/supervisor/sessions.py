@@ -107,10 +107,10 @@ class ProxySession:
                     self._sessions.release(lease)
             case UnloadWish(model):
                 self._unload(model)
-            case KeepWish(model, seconds):
+            case KeepWish(model, seconds, age):
                 with suppress(ModelNotFound):  # a reload has just removed it
-                    name = self._sessions.resolve(model)
-                    self._sessions.tell(KeepAsked(trio.current_time(), name, inf if seconds is None else seconds))
+                    name, now = self._sessions.resolve(model), trio.current_time()
+                    self._sessions.tell(KeepAsked(now, name, inf if seconds is None else seconds, now - age))
             case ActivityReport():
                 self._sessions.board.report(message)
             case RequestsTold() | RequestsCancelled():

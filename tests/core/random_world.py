@@ -257,7 +257,8 @@ class World:
         elif chance < 0.4:
             self.tell(HoldEnded(self.now, model))
         elif chance < 0.6:
-            self.tell(KeepAsked(self.now, model, self.rng.choice([1.0, 20.0, inf])))
+            age = self.rng.choice([0.0, 5.0])
+            self.tell(KeepAsked(self.now, model, self.rng.choice([1.0, 20.0, inf]), self.now - age))
 
     def lend(self) -> None:
         """An operator lends GPUs, or a borrower ends, whether it was recalled or not."""

@@ -123,18 +123,24 @@ def test_a_pinned_model_and_the_default_model_do_not_sleep_by_themselves(more):
 
 
 def test_a_client_may_keep_a_model_longer_or_for_ever_or_shorter():
-    book = idle(single("a", ladder=LADDER, **SHALLOW)) >> KeepAsked(20, "a", 1200)
+    book = idle(single("a", ladder=LADDER, **SHALLOW)) >> KeepAsked(20, "a", 1200, as_of=20)
     assert book.timer == 1210
-    book = book >> KeepAsked(30, "a", inf)
+    book = book >> KeepAsked(30, "a", inf, as_of=30)
     assert book.timer is None
-    book = book >> KeepAsked(40, "a", 60)
+    book = book >> KeepAsked(40, "a", 60, as_of=40)
     assert book.timer == 70
     book = book >> LeaseEnded(50, 1) >> TimerFired(70) << SleepWorker("a", 0) >> WorkerAsleep(71, "a", 20)
     assert book.timer == 610
 
 
+def test_what_a_client_said_last_counts_in_whatever_order_it_is_told():
+    book = idle(single("a", ladder=LADDER, **SHALLOW)) >> KeepAsked(20, "a", 1200, as_of=15)
+    book = book >> KeepAsked(30, "a", 60, as_of=14)
+    assert book.timer == 1210
+
+
 def test_without_a_ladder_a_client_may_have_it_sleep_after_its_time():
-    book = idle(single("a")) >> KeepAsked(20, "a", 60) >> LeaseEnded(21, 1)
+    book = idle(single("a")) >> KeepAsked(20, "a", 60, as_of=20) >> LeaseEnded(21, 1)
     assert book >> TimerFired(70) << SleepWorker("a", 2) >> WorkerAsleep(71, "a")
     assert book.timer is None
 

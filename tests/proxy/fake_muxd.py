@@ -117,6 +117,7 @@ class FakeMuxd:
         self.leases: Record[FakeLease] = Record()
         self.calls: Record[str] = Record()
         self.kept: Record[tuple[str, float | None]] = Record()  # models that a client wants awake, and for how long
+        self.kept_ages: list[float] = []  # how many seconds before the client said so
         self.unloads: Record[str] = Record()  # models that a client let go
         self.adopted: set[str] = set()  # URLs of workers that it has taken over from an earlier muxd
         self.sessions: Record[FakeSession] = Record()
@@ -226,8 +227,9 @@ class FakeMuxd:
                     lease.reports.append((demand.in_flight, sum(entry.count for entry in demand.waiting)))
             case LeaseRelease(number):
                 session.leases[number].over.set()
-            case KeepWish(model, seconds):
+            case KeepWish(model, seconds, age):
                 self.kept.append((model, seconds))
+                self.kept_ages.append(age)
             case UnloadWish(model):
                 self.unloads.append(model)
                 session.outbox.send_nowait(UnloadAnswer(model))

@@ -146,13 +146,24 @@ async def test_without_muxd_the_client_is_answered_and_the_log_says_what_was_not
     ],
 )
 async def test_muxd_is_told_how_long_a_client_wants_its_model_awake(
-    proxy_env: ProxyEnv, more: dict[str, object], told: float | None
+    proxy_env: ProxyEnv, more: dict[str, object], told: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("muxd.proxy.lease._REPORT_EVERY", PATIENCE)
     body = msgspec.json.encode({"model": "alpha", "messages": [{"role": "user", "content": "x"}], **more})
     for _ in range(2):  # it is told once
         assert (await proxy_env.ask(post(body, path=b"/v1/chat/completions"))).raw == OK
     assert await proxy_env.muxd.kept.nth(0) == ("alpha", told)
     assert len(proxy_env.muxd.kept) == 1
+
+
+async def test_muxd_is_told_again_of_the_same_time_as_another_proxy_may_have_told_another_one(
+    proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muxd.proxy.lease._REPORT_EVERY", 0.0)
+    body = msgspec.json.encode({"model": "alpha", "prompt": "x", "keep_alive": 60})
+    for index in range(2):
+        assert (await proxy_env.ask(post(body, path=b"/api/generate"))).raw == OK
+        assert await proxy_env.muxd.kept.nth(index) == ("alpha", 60.0)
 
 
 async def test_what_is_no_duration_is_refused_before_a_model_is_asked_for(proxy_env: ProxyEnv) -> None:

@@ -51,6 +51,7 @@ async def test_the_next_muxd_is_told_too_how_long_a_client_wants_its_model_awake
             await _health(proxy_env, "connected")
             with trio.fail_after(PATIENCE):
                 assert await proxy_env.muxd.kept.nth(1) == ("alpha", None)
+            assert proxy_env.muxd.kept_ages[1] > proxy_env.muxd.kept_ages[0], "it was said before the first muxd ended"
             assert (await proxy_env.ask(asked)).raw == OK
     assert len(proxy_env.muxd.kept) == 2
 
