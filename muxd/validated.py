@@ -30,7 +30,7 @@ def validate_once(run_muxd: Callable[[], int], control_socket: Path, model: str,
     In the child, what `run_muxd` returns is returned.  Raise ConfigError where `levels` are none, EndedEarly where muxd
     does not come up.
     """
-    from muxctl.__main__ import main
+    from muxctl.cli import main
     from muxctl.validate import levels_in
 
     words = [model, *(["--levels", levels] if levels is not None else [])]

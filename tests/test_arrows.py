@@ -183,7 +183,7 @@ def test_the_help_of_muxd_is_read_without_the_configuration():
 
 def test_muxctl_starts_with_the_standard_library_alone():
     heavy = {"trio", "httpx", "rich", "msgspec", "httptools", "asyncio", "subprocess", "muxd.config"}
-    assert not heavy & loaded_by("muxctl.__main__")
+    assert not heavy & loaded_by("muxctl.cli")
 
 
 def test_the_shim_is_the_standard_library_and_itself_alone():

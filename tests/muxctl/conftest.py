@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from muxctl.__main__ import main
+from muxctl.cli import main
 
 from .fake_muxd import FakeMuxd
 from .terminal import Terminal

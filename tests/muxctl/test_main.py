@@ -1,15 +1,18 @@
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
-from muxctl.__main__ import VERBS
+from muxctl.cli import VERBS
 from muxd import __version__
 
 from .test_status import READY, STATUS
 
 ALL = ", ".join(VERBS)
+SHOWN = f"muxctl {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -128,10 +131,38 @@ def test_a_misspelled_option_is_told_from_the_right_one(muxctl, argv, meant):
     assert err.endswith(f"no such option: {argv[-1]}; did you mean {meant}?\n")
 
 
+#: A module of the standard library that takes until a line on stdin to load.
+SLOW = """
+import sys
+print("loading", flush=True)
+sys.stdin.readline()
+sys.path.remove({!r})
+del sys.modules["argparse"]
+import argparse
+"""
+
+
+@pytest.mark.parametrize(("at_start", "ended"), [(signal.SIG_DFL, (-signal.SIGINT, "")), (signal.SIG_IGN, (0, SHOWN))])
+def test_an_interrupt_while_muxctl_is_loaded_ends_it_without_a_word_unless_it_is_ignored(
+    process, short_dir, at_start, ended
+):
+    (short_dir / "argparse.py").write_text(SLOW.format(str(short_dir)))
+    child = process(
+        "--version",
+        env={"PYTHONPATH": str(short_dir)},
+        stdin=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, at_start),
+    )
+    assert child.stdout.readline() == "loading\n"
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate("\n", timeout=20)
+    assert ((child.returncode, out), err) == (ended, "")
+
+
 def test_a_plain_status_imports_nothing_that_is_slow(muxd):
     muxd.scripts["GET /v1/status"] = lambda talk: talk.json(STATUS)
     code = (
-        "import sys; from muxctl.__main__ import main; main(['status', '--socket', sys.argv[1]]); "
+        "import sys; from muxctl.cli import main; main(['status', '--socket', sys.argv[1]]); "
         "print(*sorted({name.partition('.')[0] for name in sys.modules if sys.modules[name]}), file=sys.stderr)"
     )
     command = [
