@@ -11,6 +11,7 @@ import trio
 from msgspec import Struct
 from msgspec.structs import replace
 
+from muxd.borrowers import Borrower
 from muxd.control.bodies import (
     FILTER_FIELDS,
     BorrowerBody,
@@ -260,7 +261,7 @@ class ControlRoutes:
     async def _borrow(self, request: Request, exchange: ResponseWriter, number: str) -> None:
         peer = peer_of(exchange.peer)
         uid = None if self._rights.owns(peer) else peer.uid
-        await self._service.borrow(_number(number), body_of(request, BorrowerBody).pid, uid)
+        await self._service.borrow(_number(number), Borrower.of(body_of(request, BorrowerBody).pid, uid))
         await exchange.send_json(200, {"loan": _number(number)})
 
     async def _end_yields(self, request: Request, exchange: ResponseWriter, _: str) -> None:

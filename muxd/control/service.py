@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import trio
 
+from muxd.borrowers import Borrower
 from muxd.core.events import Verb
 from muxd.core.spec import LoanTerms
 from muxd.history.series import SeriesQuery
@@ -109,11 +110,8 @@ class ControlService(Protocol):
         """Listen to a loan that was granted; raises LoanNotFound."""
         ...
 
-    async def borrow(self, number: int, pid: int, uid: int | None) -> None:
-        """Say which process group the GPUs of a loan are lent to, by its leader; raises LoanNotFound.
-
-        `uid`: of the user whose processes alone may be ended for it; None: any that muxd may end.
-        """
+    async def borrow(self, number: int, borrower: Borrower) -> None:
+        """Say to whom the GPUs of a loan are lent; raises LoanNotFound."""
         ...
 
     def leave_loan(self, number: int) -> None:

@@ -114,13 +114,10 @@ class GpuLoans:
             loan.say({"type": "recalled", "loan": number, "reason": "its time is over"})
         return channel
 
-    async def borrow(self, number: int, pid: int, uid: int | None) -> None:
-        """Note whose the GPUs are from now on: the process group that this process leads; raises LoanNotFound.
-
-        `uid`: of the user whose processes alone may be ended for it; None: any that muxd may end.
-        """
+    async def borrow(self, number: int, borrower: Borrower) -> None:
+        """Note whose the GPUs are from now on; raises LoanNotFound."""
         loan = self._of(number)
-        borrower = self._state.state.loans[str(number)].borrower = Borrower.of(pid, uid)
+        self._state.state.loans[str(number)].borrower = borrower
         await self._state.write_ahead()  # the command runs, and is shown, once the next muxd will know of it
         loan.borrower = borrower
 

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from muxd import __version__, status
+from muxd.borrowers import Borrower
 from muxd.config.loopback import url_host
 from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.units import show_duration
@@ -246,8 +247,8 @@ class SupervisorService:
     def attend_loan(self, number: int) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         return self._context.loans.attend(number)
 
-    async def borrow(self, number: int, pid: int, uid: int | None) -> None:
-        await self._context.loans.borrow(number, pid, uid)
+    async def borrow(self, number: int, borrower: Borrower) -> None:
+        await self._context.loans.borrow(number, borrower)
 
     def leave_loan(self, number: int) -> None:
         self._context.loans.leave(number)

@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+from muxd.borrowers import Borrower
 from muxd.core.events import Verb
 from muxd.core.spec import LoanTerms
 from muxd.errors import BadRequest, ConfigError, LoanNotFound, ModelNotFound
@@ -128,8 +129,8 @@ class FakeOffice:
             raise LoanNotFound(f"there is no loan {number}")
         return self.lend(LoanTerms())[1]
 
-    async def borrow(self, number: int, pid: int, uid: int | None) -> None:
-        self.asked.append(("borrow", number, pid, uid))
+    async def borrow(self, number: int, borrower: Borrower) -> None:
+        self.asked.append(("borrow", number, borrower.pid, borrower.uid))
 
     def leave_loan(self, number: int) -> None:
         self.asked.append(("leave_loan", number))
