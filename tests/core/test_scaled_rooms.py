@@ -52,13 +52,18 @@ def one_gives_way_to_b() -> Playbook:
     )  # fmt: skip
 
 
-def test_a_model_that_needs_the_gpu_of_one_replica_takes_that_alone():
-    book = (
+def b_serves_beside_one() -> Playbook:
+    """The same, and b has come; lease 2 is granted."""
+    return (
         one_gives_way_to_b()
         >> RouterSynced(51, "q", (ZERO,)) << SleepWorker("q/1", 2)
         >> WorkerAsleep(52, "q/1") << StartWorker("b")
         >> WorkerReady(60, "b", "http://b") << GrantLease(2, "http://b", 1)
     )  # fmt: skip
+
+
+def test_a_model_that_needs_the_gpu_of_one_replica_takes_that_alone():
+    book = b_serves_beside_one()
     assert book
     assert book.state("q") is WorkerState.READY, "the other one serves on, and its leases are as good as before"
 
@@ -77,10 +82,7 @@ def test_a_hold_keeps_the_replicas_that_drain_for_another_model_and_calls_its_sw
 
 def test_it_is_back_once_the_other_model_has_left_and_the_load_asks_for_it():
     assert (
-        one_gives_way_to_b()
-        >> RouterSynced(51, "q", (ZERO,)) << SleepWorker("q/1", 2)
-        >> WorkerAsleep(52, "q/1") << StartWorker("b")
-        >> WorkerReady(60, "b", "http://b") << GrantLease(2, "http://b", 1)
+        b_serves_beside_one()
         >> LeaseEnded(70, 2)
         >> OrderGiven(71, 9, "b", Verb.SLEEP) << SleepWorker("b", 2)
         >> WorkerAsleep(72, "b") << FinishOrder(9, "asleep")
@@ -111,24 +113,18 @@ def test_where_none_would_be_left_the_whole_group_gives_way():
 
 
 def test_replicas_of_a_fixed_number_give_way_together():
-    book = (
-        Playbook(replicas("q", *GPUS[:2]), single("b", gpus=GPUS[1]))
-        >> LeaseAsked(0, 1, "q") << StartWorker("q/0") << StartWorker("q/1") << StartWorker("q/router")
-        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
-        >> WorkerReady(10, "q/0", ZERO) << SyncRouter("q", (ZERO,))
-        >> RouterSynced(10, "q", (ZERO,)) << GrantLease(1, "http://q", 3)
-        >> WorkerReady(12, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
-        >> RouterSynced(12, "q", (ZERO, ONE))
-        >> DemandReported(40, 1, 0)
-        >> LeaseAsked(50, 2, "b") << RevokeLease(1, "switch", "q gives way to b", 350)
-    )  # fmt: skip
-    assert book
+    book = two_serve(replicas("q", *GPUS[:2]), single("b", gpus=GPUS[1])) >> DemandReported(40, 1, 0)
+    assert book >> LeaseAsked(50, 2, "b") << RevokeLease(1, "switch", "q gives way to b", 350)
 
 
 def two_of_which_one_would_do(*others) -> Playbook:
-    """Two replicas serve, of which one would do; lease 1 is granted."""
+    return two_serve(replicas("q", *GPUS[:2], at_first=2, scaling=Scaling(1, 4, 5, 3, 600)), *others)
+
+
+def two_serve(*specs) -> Playbook:
+    """Both replicas of q serve; lease 1 is granted."""
     return (
-        Playbook(replicas("q", *GPUS[:2], at_first=2, scaling=Scaling(1, 4, 5, 3, 600)), *others)
+        Playbook(*specs)
         >> LeaseAsked(0, 1, "q") << StartWorker("q/0") << StartWorker("q/1") << StartWorker("q/router")
         >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
         >> WorkerReady(10, "q/0", ZERO) << SyncRouter("q", (ZERO,))
