@@ -11,7 +11,7 @@ from .loans import Loans
 from .orders import Orders, why_not_to_level, why_not_to_validate
 from .refusals import Refusals, not_configured
 from .scaling import Scaler
-from .switching import OperatorSwitch, Switching
+from .switching import Switching
 
 
 class OperatorRequests:
@@ -30,6 +30,7 @@ class OperatorRequests:
         self._host = host
         self._placement = host.placement
         self._switching = switching
+        self._operator_switch = switching.operator_switch
         self._orders = orders
         self._scaler = scaler
         self._loans = loans
@@ -72,15 +73,11 @@ class OperatorRequests:
             return
         if group.order is not None and group.order.verb in (Verb.SLEEP, Verb.UNLOAD):
             yield from self._orders.fail(group, "superseded", f"a newer switch to {group.name} took its place")
-        operator_switch = self._switching.operator_switch
-        if operator_switch is not None and operator_switch.group == group.name:
-            operator_switch.tickets.append(ticket)
+        if self._operator_switch.is_to(group):
+            self._operator_switch.tickets.append(ticket)
             return
-        former = self._host.groups[operator_switch.group] if operator_switch is not None else None
-        exposed += [other for other in self._host.exposed if not other.gpus.isdisjoint(group.gpus)]
-        yield from self._switching.fail_wish("superseded", f"a newer switch, to {group.name}, took its place")
-        self._switching.operator_switch = OperatorSwitch(group.name, [ticket])
-        self._host.expose(exposed, is_exposed=True)
+        former = self._operator_switch.target
+        yield from self._operator_switch.open(group, ticket, exposed)
         self._switching.drop_unbegun(group)
         if former is not None and not (former.wanted or former.is_pinned or former.order is not None):
             self._switching.drop(former)  # nobody else wants it: what still drains for it serves again
@@ -104,8 +101,8 @@ class OperatorRequests:
         if verb is Verb.SCALE:
             yield from self._scaler.order(order, group)
             return
-        if verb is Verb.SLEEP and self._switching.is_wished(group):
-            yield from self._switching.fail_wish("superseded", f"a newer order, sleep {group.name}, took its place")
+        if verb is Verb.SLEEP and self._operator_switch.is_to(group):
+            yield from self._operator_switch.fail("superseded", f"a newer order, sleep {group.name}, took its place")
         yield from self._orders.give(group, verb, ticket, now=order.now, level=order.level)
 
     def _validate(self, order: OrderGiven, group: Group) -> Iterator[Command]:

@@ -90,9 +90,9 @@ class Refusals:
     def end_hopeless(self, groups: Iterable[Group]) -> Iterator[Command]:
         """End the waits for these groups that no switch can end."""
         for group in groups:
-            wished = self._switching.is_wished(group)
+            is_switched_to = self._switching.operator_switch.is_to(group)
             is_started = group.order is not None and group.order.verb in BRINGING
-            refusal = self.why_not(group) if group.waiting or wished or is_started else None
+            refusal = self.why_not(group) if group.waiting or is_switched_to or is_started else None
             if refusal is None:
                 continue
             if is_started and group.state is not WorkerState.STUCK:
@@ -100,5 +100,5 @@ class Refusals:
             for lease in list(group.waiting):
                 self._host.leases.forget(lease)
                 yield FailLease(lease, *refusal)
-            if wished:
-                yield from self._switching.fail_wish(refusal[0], refusal[1])
+            if is_switched_to:
+                yield from self._switching.operator_switch.fail(refusal[0], refusal[1])

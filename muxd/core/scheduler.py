@@ -274,8 +274,8 @@ class Scheduler:
             if group.is_cut_off:
                 continue
             yield from self._leases.grant_all(group)
-            if self.switching.is_wished(group):
-                yield from self.switching.finish_wish(group.url)
+            if self.switching.operator_switch.is_to(group):
+                yield from self.switching.operator_switch.finish(group.url)
 
     def _set_timer(self) -> Iterator[Command]:
         self.idling.note_changes()

@@ -40,12 +40,13 @@ from math import inf
 
 from . import replicas, standby
 from .clearing import Eviction
-from .commands import Cause, Command, Comparison, FailSwitch, FinishSwitch, RecordSwitch
+from .commands import Cause, Command, Comparison, RecordSwitch
 from .group import Group
 from .host_state import HostState
 from .lease_book import END_GRACE
 from .ledger import GpuId
 from .lineup import AT_ONCE, NOBODY, Blockers, Lineup, waits
+from .operator_switch import OperatorSwitch
 from .spec import NO_DEFAULT, DefaultGroup
 from .states import AT_REST, COMING, WorkerState
 from .worker import Worker
@@ -60,14 +61,6 @@ class Switch:
     spared: frozenset[str] = (
         frozenset()
     )  # replicas that leave for the target, while the others of their groups serve on
-
-
-@dataclass(slots=True)
-class OperatorSwitch:
-    """An operator's `switch`: goes ahead of the queue; `tickets` wait for its end."""
-
-    group: str
-    tickets: list[int]
 
 
 #: States of a victim that kept more than was thought, and was then ordered to start.
@@ -90,7 +83,7 @@ class Switching:
         self._to: dict[str, Switch] = {}  # the same, by target
         self._all_claimed: frozenset[GpuId] = frozenset()  # by them, as `_claimed`
         self._claimed_as_of: tuple[int, ...] = ()  # what had changed when this was found; (): to be found anew
-        self.operator_switch: OperatorSwitch | None = None
+        self.operator_switch = OperatorSwitch(host)
         self.preload: list[str] = []  # still to be loaded once, in this order
         self.default = default
         self.next_decision = inf  # when a busy group will have had its turn
@@ -128,7 +121,7 @@ class Switching:
         yield from self._start_anew_elsewhere()
         for group in self._called():
             self._placement.place(group)  # those GPUs are kept for it, whether it may come now or not
-            yield from self._consider(group, Cause.OPERATOR if self.is_wished(group) else Cause.VALIDATION)
+            yield from self._consider(group, Cause.OPERATOR if self.operator_switch.is_to(group) else Cause.VALIDATION)
         while (next_one := self._next_contender()) is not None:
             group, cause = next_one
             yield from self._begin(group, self._placement.plan(group), cause, self.lineup.compare(COMPARED))
@@ -299,7 +292,7 @@ class Switching:
         self._claimed_as_of = ()
 
     def is_coming(self, group: Group) -> bool:
-        """Say whether a switch brings the group, or will as an operator wishes."""
+        """Say whether a switch brings the group, or an operator wants it on its GPUs now."""
         switch = self.switch_to(group)
         return (switch is not None and self._is_under_way(switch)) or self.is_called(group)
 
@@ -346,33 +339,14 @@ class Switching:
 
     # New ones
 
-    def is_wished(self, group: Group) -> bool:
-        """Say whether an operator's switch to the group is open."""
-        return self.operator_switch is not None and self.operator_switch.group == group.name
-
-    def finish_wish(self, url: str) -> Iterator[Command]:
-        """Tell those who wait for an operator's switch that its group is ready, at this address."""
-        yield from (FinishSwitch(ticket, url) for ticket in self._end_wish())
-
-    def fail_wish(self, code: str, message: str) -> Iterator[Command]:
-        """End an operator's switch that cannot be, if one is open."""
-        yield from (FailSwitch(ticket, code, message) for ticket in self._end_wish())
-
-    def _end_wish(self) -> list[int]:
-        if (ended := self.operator_switch) is None:
-            return []
-        self.operator_switch = None
-        self.host.expose(self.host.exposed, is_exposed=False)
-        return ended.tickets
-
     def is_called(self, group: Group) -> bool:
         """Say whether an operator wants the group on its GPUs now: by a switch, or to validate it."""
-        return self.is_wished(group) or (group.validation is not None and group.validation.calls)
+        return self.operator_switch.is_to(group) or (group.validation is not None and group.validation.calls)
 
     def _called(self) -> list[Group]:
         """Return whom operators want on their GPUs now, the one that they switch to first."""
-        wished = [self.host.groups[self.operator_switch.group]] if self.operator_switch is not None else []
-        return [*wished, *(group for group in self.host.validating if self.is_called(group))]
+        first = [self.operator_switch.target] if self.operator_switch.target is not None else []
+        return [*first, *(group for group in self.host.validating if self.is_called(group))]
 
     def _next_contender(self) -> tuple[Group, Cause] | None:
         """Return who of those for whom requests wait comes now, and why; else note when to look again.
@@ -500,8 +474,7 @@ class Switching:
             claimed = claimed.union(*(other.gpus for other in self._validated(but=group)))
         if urgent:
             return claimed
-        wished = self.host.groups[self.operator_switch.group].gpus if self.operator_switch is not None else frozenset()
-        return claimed | wished | self._kept_for
+        return claimed | self.operator_switch.gpus | self._kept_for
 
     def _learn(self, leaving: Eviction, group: Group) -> None:
         """Note that nobody returned to an idle group for as long as it was kept from the one that comes."""
@@ -541,7 +514,7 @@ class Switching:
     def _told(self, switch: Switch, group: Group, cause: Cause, compared: tuple[Comparison, ...]) -> RecordSwitch:
         """Return why the switch begins, for the journal."""
         order = group.order
-        tickets = self.operator_switch.tickets if self.operator_switch is not None and self.is_wished(group) else ()
+        tickets = self.operator_switch.tickets if self.operator_switch.is_to(group) else ()
         return RecordSwitch(
             group.name,
             tuple(switch.victims.items()),

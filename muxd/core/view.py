@@ -212,8 +212,8 @@ class CoreView:
                 verb = Verb.START if order.is_down else order.verb
                 now, level, replicas = order.now, order.level, order.replicas
                 found.append(OrderGiven(0.0, order.tickets[0], group.name, verb, now, level, replicas=replicas))
-        if (switch := self._scheduler.switching.operator_switch) is not None:
-            found.append(SwitchAsked(0.0, switch.tickets[0], switch.group))
+        if (target := (switch := self._scheduler.switching.operator_switch).target) is not None:
+            found.append(SwitchAsked(0.0, switch.tickets[0], target.name))
         return tuple(found)
 
     @property
