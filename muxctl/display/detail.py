@@ -3,7 +3,7 @@
 from typing import Any
 
 from muxctl.display.overview import anywhere, lost_ago, seconds_to_ready
-from muxctl.display.tables import duration, gibibytes, hanging, plain
+from muxctl.display.tables import about, duration, gibibytes, hanging, plain
 
 Model = dict[str, Any]
 
@@ -76,7 +76,7 @@ def _ready_in(model: Model) -> str:
     if model["state"] == "ready":
         return ""
     if (eta := seconds_to_ready(model)) is not None:
-        return f"about {duration(eta)}"
+        return about(eta)
     if model.get("stopped_by_operator") or model.get("impossible"):
         return "-"
     on_its_way = model["waiting"] or model["state"] in ("starting", "waking", "backoff")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from muxctl.display.tables import cut, duration, gibibytes, padded, plain, table, width_of
+from muxctl.display.tables import about, cut, duration, gibibytes, padded, plain, table, width_of
 from muxctl.times import stamp
 
 COLUMNS = (
@@ -126,7 +126,7 @@ def _door(door: dict[str, Any] | None, listen: str) -> list[str]:
 
 
 def _switch(switch: dict[str, Any]) -> str:
-    left = "" if switch["eta_s"] is None else f", ready in about {duration(switch['eta_s'])}"
+    left = "" if switch["eta_s"] is None else f", ready in {about(switch['eta_s'])}"
     source = " and ".join(switch["from"]) or "nothing"
     phase = str(switch["phase"]).replace("_", " ")
     return f"switching {source} -> {switch['to']}: {phase}, {duration(switch['elapsed_s'])} so far{left}"
@@ -281,7 +281,7 @@ def note(model: Model, *, brief: bool = False) -> str:
     """
     parts = [_held_down(model), _kept(model), plain(model.get("impossible") or ""), _next(model), _other_workers(model)]
     if (eta := seconds_to_ready(model)) is not None:
-        parts.append(f"ready in about {duration(eta)}")
+        parts.append(f"ready in {about(eta)}")
     if model["waiting"] and model["oldest_wait_s"]:
         parts.append(f"oldest waits {duration(model['oldest_wait_s'])}")
     if model["state"] == "asleep" and not brief:

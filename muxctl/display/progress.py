@@ -6,7 +6,7 @@ Each line from muxd is a step ("switching", "working") or the end ("ready", "don
 import json
 from typing import Any
 
-from muxctl.display.tables import duration
+from muxctl.display.tables import about
 
 # Phases of the victims of a switch; every other phase is the model's own.
 _LEAVING = ("draining", "falling_asleep", "stopping", "unresponsive")
@@ -107,7 +107,7 @@ def phase_name(phase: str) -> str:
 def eta_text(verb: str, line: dict[str, Any]) -> str:
     """Return ", ready in about 20s" or the like; "" if the time is unknown or below a second."""
     eta = line.get("eta_s")
-    return f", {goal(verb)} in about {duration(eta)}" if eta is not None and eta >= 1 else ""
+    return f", {goal(verb)} in {about(eta)}" if eta is not None and eta >= 1 else ""
 
 
 def ending_text(verb: str, line: dict[str, Any]) -> str:

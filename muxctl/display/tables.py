@@ -77,6 +77,11 @@ def duration(seconds: float) -> str:
     return " ".join(text for size, text in parts[:2] if size * 60 >= largest)
 
 
+def about(seconds: float) -> str:
+    """Return a time that is estimated: "about 12s"."""
+    return f"about {duration(round(seconds))}"
+
+
 def gibibytes(size: float) -> str:
     """Return bytes as GiB with one decimal, without the unit."""
     return f"{size / (1 << 30):.1f}"

@@ -1,6 +1,6 @@
 import pytest
 
-from muxctl.display.tables import cut, duration, hanging, plain, table, width_of
+from muxctl.display.tables import about, cut, duration, hanging, plain, table, width_of
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,10 @@ from muxctl.display.tables import cut, duration, hanging, plain, table, width_of
 )
 def test_a_duration_has_at_most_two_neighbouring_units(seconds, text):
     assert duration(seconds) == text
+
+
+def test_an_estimate_is_told_to_the_nearest_second():
+    assert [about(seconds) for seconds in (1.4, 1.66, 59.7)] == ["about 1s", "about 2s", "about 1min"]
 
 
 def test_columns_are_as_wide_as_their_widest_cell_and_lines_end_without_blanks():
