@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .config.load import ConfigOverlay
     from .pool_share import PoolShare
+    from .reading_clock import ReadingClock
 
 USAGE_ERROR = 2
 NO_READER = 141
@@ -213,6 +214,7 @@ def _run_daemon(read: "Callable[[], Config]", *, can_upgrade: bool = False) -> i
     from .daemon import run_daemon
     from .notify import Notifier
     from .own_log import setup_logging
+    from .reading_clock import ReadingClock
     from .successor import TRIAL, Successor, try_out
 
     config = read()
@@ -224,7 +226,7 @@ def _run_daemon(read: "Callable[[], Config]", *, can_upgrade: bool = False) -> i
     _set_process_name(b"muxd")
     setup_logging(config.daemon.log_level, config.daemon.log_format)
     _collect_garbage()
-    _run(run_daemon, config, read, notifier, successor)
+    _run(run_daemon, config, read, notifier, successor, clock=ReadingClock())
     return 0
 
 
@@ -372,11 +374,11 @@ def _passed_socket(passed: "list[tuple[str, socket.socket]]") -> "socket.socket 
     return passed[0][1] if passed else None
 
 
-def _run(main: "Callable[..., Awaitable[None]]", *args: object) -> None:
+def _run(main: "Callable[..., Awaitable[None]]", *args: object, clock: "ReadingClock | None" = None) -> None:
     import trio
 
     with _ungrouped_errors():
-        trio.run(main, *args)
+        trio.run(main, *args, clock=clock)
 
 
 def _set_process_name(name: bytes) -> None:

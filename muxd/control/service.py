@@ -18,8 +18,11 @@ Message = dict[str, Any]  # one JSON object
 class Session(Protocol):
     """muxd's end of one proxy's session."""
 
-    def take(self, message: ProxyMessage) -> None:
-        """Do what the proxy says; raises BadRequest for what it may not say now."""
+    def take(self, message: ProxyMessage) -> bool:
+        """Do what the proxy says; raises BadRequest for what it may not say now.
+
+        Return whether it is done with that: no task has to go on for it.
+        """
         ...
 
     async def messages(self) -> list[MuxdMessage]:

@@ -10,6 +10,7 @@ from muxd.errors import BadRequest, MuxdError, ProtocolMismatch
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter
 from muxd.protocol import LONGEST_LINE, UPGRADE, VERSION, VERSION_HEADER, ProxyMessage, ToldError
+from muxd.reading_clock import read_all
 
 log = logging.getLogger(__name__)
 
@@ -57,18 +58,33 @@ async def _send_messages(exchange: ResponseWriter, session: Session, scope: trio
 
 async def _take_lines(exchange: ResponseWriter, session: Session, scope: trio.CancelScope) -> None:
     """Hand each line of the proxy to the session, until the proxy closes or says what is none of the protocol."""
-    received = b""
-    while data := await exchange.receive():
-        *lines, received = (received + data).split(b"\n")
-        try:
-            for line in lines:
-                session.take(_decoder.decode(line))
-            if len(received) > LONGEST_LINE:
-                raise BadRequest(f"a line of a session has at most {LONGEST_LINE} bytes")
-        except (MuxdError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            _refuse(session, error)
-            return
-    scope.cancel()
+    lines = _SessionLines(session)
+    try:
+        if exchange.early:
+            lines.take(await exchange.receive())
+        await read_all(exchange.peer.fileno(), lines.take)
+    except (MuxdError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        _refuse(session, error)
+    else:
+        scope.cancel()
+
+
+class _SessionLines:
+    """The lines of one proxy, as they come."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._rest = b""  # of a line that has not come whole
+
+    def take(self, data: bytes) -> bool:
+        """Hand each line that is whole to the session; return whether all is done, as `Session.take` does."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        is_done = True
+        for line in lines:
+            is_done = self._session.take(_decoder.decode(line)) and is_done
+        if len(self._rest) > LONGEST_LINE:
+            raise BadRequest(f"a line of a session has at most {LONGEST_LINE} bytes")
+        return is_done
 
 
 def _refuse(session: Session, error: Exception) -> None:

@@ -226,21 +226,22 @@ class Supervisor:
                     event = self._mailbox.receive_nowait()
                     await self._take(event, executor)
 
-    def _take_report(self, report: DemandReported) -> None:
+    def _take_report(self, report: DemandReported) -> bool:
         """Handle a report at once if the loop waits for events: to wake it costs as much as the report.
 
-        What the core commands then is left to the loop, but for its timer.
+        What the core commands then is left to the loop, but for its timer.  Return whether nothing is commanded.
         """
         if not self._mailbox.statistics().tasks_waiting_receive:
             self._context.tell(report)
-            return
+            return False
         commands = self._decide(report)
         timers = [command for command in commands if isinstance(command, SetTimer)]
         if len(timers) < len(commands):
             self._context.tell(ReportDecided(report.time, report.lease, report.in_flight, commands=tuple(commands)))
-            return
+            return False
         for timer in timers:
             self._set_timer(timer)
+        return not commands
 
     def _decide(self, event: Event) -> Sequence[Command]:
         self.decisions.before(self._scheduler)

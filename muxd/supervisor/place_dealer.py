@@ -37,12 +37,14 @@ class PlaceDealer:
         self._deal(places, but=lease)
         return places.told(lease)
 
-    def report(self, lease: int, wanted: int, used: int, deal: int) -> None:
-        """Note what a holder wants and uses."""
+    def report(self, lease: int, wanted: int, used: int, deal: int) -> bool:
+        """Note what a holder wants and uses; return whether nobody is told anything for that."""
         places = self._by_lease[lease]
         places.report(lease, wanted, used, deal)
-        if places.limit:
-            self._deal(places)
+        if not places.limit:
+            return True
+        self._deal(places)
+        return False
 
     def leave(self, lease: int, *, is_lost: bool = False) -> None:
         """Give the places of a lease that is over to others, those of a lost proxy a moment later."""

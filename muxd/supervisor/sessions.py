@@ -89,15 +89,11 @@ class ProxySession:
 
     # Called by the control socket
 
-    def take(self, message: ProxyMessage) -> None:
+    def take(self, message: ProxyMessage) -> bool:
+        """Do what the proxy says; return whether that is done: a report of which nothing comes is, all else goes on."""
         match message:
             case DemandReport(leases):
-                now = trio.current_time()
-                known = [demand for demand in leases if demand.lease in self._leases]  # the others have just ended
-                for demand in known:
-                    reported = self._leases[demand.lease]
-                    self._sessions.tell_demand(_reported(now, reported, demand, more=demand is not known[-1]))
-                    self._sessions.places.report(reported, _wanted(demand), demand.places, demand.deal)
+                return self._take_report(leases)
             case LeaseWish():
                 self._ask(message)
             case LeaseClaim():
@@ -115,6 +111,17 @@ class ProxySession:
                 self._sessions.board.report(message)
             case RequestsTold() | RequestsCancelled():
                 self._sessions.board.answered(self, message)
+        return False
+
+    def _take_report(self, leases: tuple[LeaseDemand, ...]) -> bool:
+        now, is_done = trio.current_time(), True
+        known = [demand for demand in leases if demand.lease in self._leases]  # the others have just ended
+        for demand in known:
+            reported = self._leases[demand.lease]
+            told = _reported(now, reported, demand, more=demand is not known[-1])
+            is_done = self._sessions.tell_demand(told) and is_done
+            is_done = self._sessions.places.report(reported, _wanted(demand), demand.places, demand.deal) and is_done
+        return is_done
 
     def _reclaim(self, claim: LeaseClaim) -> None:
         if (added := self._add(claim)) is not None:
@@ -221,7 +228,7 @@ class ProxySessions:
     def __init__(
         self,
         tell: Callable[[Event], None],
-        tell_demand: Callable[[DemandReported], None],
+        tell_demand: Callable[[DemandReported], bool],
         resolve: Callable[[str], str],
         next_number: Callable[[], int],
         history: History,
