@@ -77,6 +77,40 @@ async def test_a_new_socket_never_gets_the_events_of_a_closed_one_with_its_numbe
         peer.close()
 
 
+def test_a_sockets_events_go_to_whom_its_handler_had_them_diverted() -> None:
+    reactor = Reactor()
+    probe, peer = pair(reactor)
+    other, its_peer = pair(reactor)
+    reactor.turn(0)
+    probe.told.clear()
+    for target, told in ((other, []), (probe, ["event"])):
+        reactor.divert(probe.sock, target)
+        peer.send(b"x")
+        reactor.turn(0)
+        assert list(probe.told) == told
+    assert list(other.told) == ["event"] * 2  # the first is of its own socket
+    for each in (probe, other):
+        each.close()
+    peer.close()
+    its_peer.close()
+    reactor.shut()
+
+
+def test_a_socket_with_a_high_descriptor_gets_its_events_and_the_descriptors_below_it_have_none() -> None:
+    reactor = Reactor()
+    ours, peer = socket.socketpair()
+    high = os.dup2(ours.fileno(), 500)
+    ours.close()
+    probe = Probe(reactor, socket.socket(fileno=high))
+    probe.sock.setblocking(False)
+    reactor.soon(lambda: None)  # the reactor is roused by a descriptor that no handler has
+    reactor.turn(0)
+    assert list(probe.told) == ["event"]
+    probe.close()
+    peer.close()
+    reactor.shut()
+
+
 async def test_deadlines_come_in_their_order_and_moved_ones_do_not(reactor: Reactor) -> None:
     probes, peers = zip(*(pair(reactor) for _ in range(3)), strict=True)
     probes[0].deadline = reactor.after(1000.0)
@@ -179,7 +213,7 @@ def test_deadlines_pass_even_where_events_never_end(monkeypatch: pytest.MonkeyPa
     reactor = Reactor()
     probe, peer = pair(reactor)
     reactor.turn(0)
-    full = [(-1, select.EPOLLIN)] * 32
+    full = [(0, select.EPOLLIN)] * 32  # of a descriptor that is not registered
     monkeypatch.setattr(
         reactor, "_epoll", SimpleNamespace(poll=lambda patience, most: full, unregister=lambda fd: None, close=int)
     )

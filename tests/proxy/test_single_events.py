@@ -1,5 +1,6 @@
 """Events that come one at a time, each a chunk of its own: they pass without being parsed, and nothing else does."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from .record import PATIENCE
 from .test_lost_workers import metric
 from .test_sending import slow_reader, stuck
 from .test_waiting import TALKATIVE, waiting
-from .worker import SSE_HEAD, Call, chunk
+from .worker import SSE_HEAD, Call, answer_when_released, chunk
 
 END = b"0\r\n\r\n"
 
@@ -221,3 +222,16 @@ async def test_the_time_between_events_is_counted(proxy_env: ProxyEnv, hand: Han
     for size in range(20, 320):
         await hand.gives(sized(size))
     assert await metric(proxy_env, "muxd_event_gap_seconds_count") == "299.0"
+
+
+async def test_an_event_does_not_overtake_what_its_client_is_sent_in_the_same_turn(
+    proxy_env: ProxyEnv, http_client: HttpClient
+) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    await http_client.send(post(chat(stream=True)))
+    call = await proxy_env.alpha.calls.nth(0)
+    await call.send(SSE_HEAD + sized(100))
+    await http_client.until(sized(100))
+    http_client.finish_sending()  # is asked by a comment whether it is still there; the reactor has no turn meanwhile
+    os.write(call.stream.socket.fileno(), sized(101))
+    assert (await http_client.until(sized(101))).endswith(sized(100) + chunk(b":\n\n") + sized(101))

@@ -2,9 +2,10 @@
 
 Theory of operation
 -------------------
-A socket is registered once, edge-triggered, for its whole life; its events are plain method calls on its `Handler`.
-That costs a tenth of a wait in trio per event.  The price: an edge is told only once, so that a handler which stops
-reading before the kernel has nothing left must remember that it did (`again`, or a flag of its own).
+A socket is registered once, edge-triggered, for its whole life; its events are plain method calls on its `Handler`,
+or on what the handler had them diverted to.  That costs a tenth of a wait in trio per event.  The price: an edge is
+told only once, so that a handler which stops reading before the kernel has nothing left must remember that it did
+(`again`, or a flag of its own).
 
 A *turn* takes up to 32 events from epoll, calls their handlers, and then writes: bytes for a peer are put into its
 connection's buffer during the turn and handed to the kernel after it, all together.  System calls drive Python's own
@@ -43,12 +44,16 @@ _SWEEP = 0.05  # seconds: how late a deadline may be noticed
 READ_SIZE = 128 * 1024
 
 
-class Handler(Protocol):
+class EventTarget(Protocol):
+    """What gets the events of a socket."""
+
+    def on_event(self, mask: int) -> None: ...
+
+
+class Handler(EventTarget, Protocol):
     """What can be registered with the reactor.  `deadline` is on the monotonic clock, inf for none."""
 
     deadline: float
-
-    def on_event(self, mask: int) -> None: ...
 
     def on_deadline(self) -> None: ...
 
@@ -97,7 +102,6 @@ class Reactor:
         self.now = monotonic()  # when this turn's events were returned, on the monotonic clock
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
-        self._callbacks: dict[int, Callable[[int], None]] = {}  # by descriptor: `on_event`, or what it was diverted to
         self._alarms: list[Alarm] = []
         self._soon: deque[Callable[[], object]] = deque()  # called after this turn's events; other threads append to it
         self._closing: list[socket.socket] = []
@@ -110,17 +114,22 @@ class Reactor:
         self._due = inf  # the earlier one of the next sweep and the next alarm
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN | select.EPOLLET)
+        #: Who gets the events, by descriptor.  Neither a dict nor bound methods: those are more places in memory, and
+        #: in the midst of many streams each of them is out of the caches.
+        self._targets: list[EventTarget | None] = [None] * (self._wake + 1)
 
     # Called by the handlers
 
     def add(self, sock: socket.socket, handler: Handler) -> None:
-        self._handlers[sock.fileno()] = handler
-        self._callbacks[sock.fileno()] = handler.on_event
-        self._epoll.register(sock.fileno(), _EDGES)
+        fd, targets = sock.fileno(), self._targets
+        if fd >= len(targets):
+            targets += [None] * (fd + 1 - len(targets))
+        self._handlers[fd] = targets[fd] = handler
+        self._epoll.register(fd, _EDGES)
 
-    def divert(self, sock: socket.socket, callback: Callable[[int], None]) -> None:
-        """Have `callback` called for the socket's events from now on, in place of its handler's `on_event`."""
-        self._callbacks[sock.fileno()] = callback
+    def divert(self, sock: socket.socket, target: EventTarget) -> None:
+        """Give the socket's events to `target` from now on; its handler keeps its deadline, and gets none of them."""
+        self._targets[sock.fileno()] = target
 
     def close(self, sock: socket.socket) -> None:
         """Unregister and close the socket.
@@ -128,8 +137,10 @@ class Reactor:
         Within a turn the socket is closed only at the turn's end: else a new socket could get
         the same descriptor, and its handler the events of the closed one.
         """
-        del self._handlers[sock.fileno()], self._callbacks[sock.fileno()]
-        self._epoll.unregister(sock.fileno())
+        fd = sock.fileno()
+        del self._handlers[fd]
+        self._targets[fd] = None
+        self._epoll.unregister(fd)
         if self.turning:
             self._closing.append(sock)
         else:
@@ -209,10 +220,10 @@ class Reactor:
         events = self._epoll.poll(patience, _BATCH)
         self.now = now = monotonic()
         self.turning = True
-        find = self._callbacks.get
+        targets = self._targets
         for fd, mask in events:
-            if (callback := find(fd)) is not None:
-                callback(mask)
+            if (target := targets[fd]) is not None:
+                target.on_event(mask)
         if self._soon:
             self._run_callbacks()
         if self.unsent:

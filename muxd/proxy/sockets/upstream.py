@@ -252,7 +252,7 @@ class Upstream(Connection):
     def _set_flow(self, flow: EventOutlet | None) -> None:
         if flow is not self._flow:
             self._flow = flow
-            self.reactor.divert(self.sock, self.on_event if flow is None else flow.on_event)
+            self.reactor.divert(self.sock, self if flow is None else flow)
 
     def _on_any_event(self, mask: int) -> None:
         if mask & WRITABLE and not mask & BROKEN:
