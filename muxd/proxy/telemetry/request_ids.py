@@ -49,12 +49,23 @@ class RequestIds:
     def of(self, request: Request) -> RequestId:
         """Return the id of a request."""
         known = request.known
-        if request.is_plain and known is not None:
-            if known.id_index >= 0:
-                return self._from_client(*request.headers[known.id_index])
-            value = self._value % next(self._numbers)  # as `_made_here`
-            line = self._default % value if self._default else b""
-            return RequestId(value, line, line, b"")
+        if not request.is_plain or known is None:
+            header = self._header_of(request)
+        else:
+            header = request.headers[known.id_index] if known.id_index >= 0 else None
+        spelled, form = b"", self._default
+        if header is not None:
+            spelled, value = header
+            name = spelled.lower()
+            if 0 < len(value) <= _LONGEST and value.isascii() and value.decode().isprintable():
+                return RequestId(value, b"", b"%b: %b\r\n" % (name, value), b"")
+            form = self._lines[name]
+        value = self._value % next(self._numbers)
+        line = form % value if form else b""
+        return RequestId(value, line, line, spelled)
+
+    def _header_of(self, request: Request) -> tuple[bytes, bytes] | None:
+        """Return the header with the id that the client gave the request; None where it gave none."""
         best, found = len(self._ranks), None
         lengths = self._lengths
         for header in request.headers:
@@ -62,19 +73,4 @@ class RequestIds:
                 rank = self._ranks.get(header[0].lower(), best)
                 if rank < best:
                     best, found = rank, header
-        if found is not None:
-            return self._from_client(*found)
-        return self._made_here()
-
-    def _made_here(self) -> RequestId:
-        value = self._value % next(self._numbers)
-        line = self._default % value if self._default else b""
-        return RequestId(value, line, line, b"")
-
-    def _from_client(self, spelled: bytes, value: bytes) -> RequestId:
-        name = spelled.lower()
-        if 0 < len(value) <= _LONGEST and value.isascii() and value.decode().isprintable():
-            return RequestId(value, b"", b"%b: %b\r\n" % (name, value), b"")
-        made = self._value % next(self._numbers)
-        line = self._lines[name] % made
-        return RequestId(made, line, line, spelled)
+        return found
