@@ -28,6 +28,9 @@ LOOK = 0.01
 #: Seconds that are slept at most at a time: more than an epoll can be told would be an error.
 _LONGEST = 3600.0
 
+#: Sockets that are read at most before the time is looked at.
+_AT_ONCE = 64
+
 _READ = 64 * 1024
 
 #: Takes what has arrived at a socket; returns whether all is done: no task is to go on, no deadline is another.
@@ -139,7 +142,7 @@ class ReadingClock(trio.abc.Clock, trio.abc.Instrument):
 
     def _look(self, patience: float) -> bool:
         """Wait for what arrives, at most so many seconds, and have it taken; say whether there is nothing for trio."""
-        events = self._both.poll(min(patience, _LONGEST))
+        events = self._both.poll(min(patience, _LONGEST), _AT_ONCE)
         is_done = bool(events)
         for connection, _ in events:
             callback = self._callbacks.get(connection)

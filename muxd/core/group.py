@@ -381,11 +381,13 @@ class Group:
         return not self.idle or self.wanted
 
     def note_leases(self) -> bool:
-        """Note who waits for the group, and what is in flight, by its leases; say whether its `use` is another.
+        """Note who waits for the group, and what is in flight, by its leases; say whether its use is another.
 
-        So it is where fewer are in flight and its drain is short now; of more, nobody comes sooner.
+        That is what decisions depend on: whether it is idle, who waits, and since when its oldest answer is under way,
+        where it is known when that is long.  So it is, too, where fewer are in flight and its drain is short now; of
+        more, nobody comes sooner.
         """
-        before, count = self.use, self.in_flight
+        before, since, count = (self.idle, self.wanted, self.is_batch), self.oldest_since, self.in_flight
         self.in_flight, self.idle, self.oldest_since = 0, True, inf
         for lease in self.granted.values():
             self.in_flight += lease.in_flight
@@ -404,7 +406,11 @@ class Group:
         self.is_batch = self.wanted and interactive == inf
         self.weight, self.waits_since = weight, oldest
         self.contends_since = oldest if self.is_batch else interactive
-        return before != self.use or (self.in_flight < count and self.fullness < 1.0)
+        if before != (self.idle, self.wanted, self.is_batch):
+            return True
+        if self.oldest_since != since and self.answers.usual is not None:
+            return True
+        return self.in_flight < count and self.fullness < 1.0
 
     def oldest_wait(self, now: float) -> float:
         """Return the seconds that the oldest waiting request has waited; 0 where none waits."""
@@ -416,11 +422,6 @@ class Group:
         It is reckoned in whole seconds, so that who leaves for whom need not be found anew with each event.
         """
         return len(self.uses) / max(1.0, second - self.uses[0]) if self.uses else 0.0
-
-    @property
-    def use(self) -> tuple[bool, bool, bool, float]:
-        """Return what decisions depend on of who uses the group, and who waits for it, beside its `fullness`."""
-        return self.idle, self.wanted, self.is_batch, self.long_since
 
     @property
     def long_since(self) -> float:

@@ -89,22 +89,25 @@ class DecisionJournal:
         if self._is_kept and self._begins_anew:
             self._begins_anew = False
             self._waiting, self._waiting_size, self._size = [], 0, 0
-            self._append(pickle.dumps((__version__, self._build, time.time(), freeze(scheduler)), 5), begins=True)
+            self._append(pickle.dumps((__version__, self._build, time.time(), freeze(scheduler)), 5), mark=_MAGIC)
 
     def record(self, event: Event, commands: Sequence[Command]) -> None:
         if not self._is_kept or self._begins_anew:
             return
-        if type(event) is not Reconfigured and isinstance(event, Reconfigured):  # with all that the supervisor needs
-            event = Reconfigured(**{name: getattr(event, name) for name in Reconfigured.__struct_fields__})
-        is_plain = not commands and type(event) is DemandReported  # nearly all are: a fifth of the cost, half the bytes
-        self._append(_encode(event) if is_plain else pickle.dumps((event, checksum(commands)), 5))
+        if not commands and type(event) is DemandReported:  # as nearly all are: a fifth of the cost, half the bytes
+            self._append(_encode(event))
+        else:
+            if type(event) is not Reconfigured and isinstance(event, Reconfigured):  # it has the supervisor's part, too
+                event = Reconfigured(**{name: getattr(event, name) for name in Reconfigured.__struct_fields__})
+            self._append(pickle.dumps((event, checksum(commands)), 5))
         self._begins_anew = self._size > SEGMENT or self._waiting_size > _MOST_WAITING
 
-    def _append(self, record: bytes, *, begins: bool = False) -> None:
-        data = (_MAGIC if begins else b"") + _LENGTH.pack(len(record)) + record
+    def _append(self, record: bytes, *, mark: bytes = b"") -> None:
+        data = mark + _LENGTH.pack(len(record)) + record
+        size = len(data)
         self._waiting.append(data)
-        self._size += len(data)
-        self._waiting_size += len(data)
+        self._size += size
+        self._waiting_size += size
 
     async def keep(self) -> None:
         """Write what was recorded, until cancelled; and then the rest, within a moment."""

@@ -234,14 +234,15 @@ class Supervisor:
         if not self._mailbox.statistics().tasks_waiting_receive:
             self._context.tell(report)
             return False
-        commands = self._decide(report)
+        if not (commands := self._decide(report)):
+            return True
         timers = [command for command in commands if isinstance(command, SetTimer)]
         if len(timers) < len(commands):
             self._context.tell(ReportDecided(report.time, report.lease, report.in_flight, commands=tuple(commands)))
             return False
         for timer in timers:
             self._set_timer(timer)
-        return not commands
+        return False
 
     def _decide(self, event: Event) -> Sequence[Command]:
         self.decisions.before(self._scheduler)

@@ -91,9 +91,9 @@ class ProxySession:
 
     def take(self, message: ProxyMessage) -> bool:
         """Do what the proxy says; return whether that is done: a report of which nothing comes is, all else goes on."""
+        if isinstance(message, DemandReport):  # as nearly all are
+            return self._take_report(message.leases)
         match message:
-            case DemandReport(leases):
-                return self._take_report(leases)
             case LeaseWish():
                 self._ask(message)
             case LeaseClaim():
@@ -114,13 +114,12 @@ class ProxySession:
         return False
 
     def _take_report(self, leases: tuple[LeaseDemand, ...]) -> bool:
-        now, is_done = trio.current_time(), True
+        now, is_done, sessions = trio.current_time(), True, self._sessions
         known = [demand for demand in leases if demand.lease in self._leases]  # the others have just ended
         for demand in known:
-            reported = self._leases[demand.lease]
-            told = _reported(now, reported, demand, more=demand is not known[-1])
-            is_done = self._sessions.tell_demand(told) and is_done
-            is_done = self._sessions.places.report(reported, _wanted(demand), demand.places, demand.deal) and is_done
+            lease = self._leases[demand.lease]
+            is_done = sessions.tell_demand(_reported(now, lease, demand, more=demand is not known[-1])) and is_done
+            is_done = sessions.places.report(lease, _wanted(demand), demand.places, demand.deal) and is_done
         return is_done
 
     def _reclaim(self, claim: LeaseClaim) -> None:
@@ -218,8 +217,10 @@ def _reported(now: float, lease: int, told: LeaseDemand, *, more: bool) -> Deman
 
 def _wanted(told: LeaseDemand | LeaseWish | LeaseClaim) -> int:
     """Return how many requests of a lease are at its worker, or want to be."""
-    in_flight = 0 if isinstance(told, LeaseWish) else told.in_flight
-    return in_flight + sum(waiting.count for waiting in told.waiting)
+    wanted = 0 if isinstance(told, LeaseWish) else told.in_flight
+    for waiting in told.waiting:
+        wanted += waiting.count
+    return wanted
 
 
 class ProxySessions:
