@@ -54,6 +54,7 @@ from .lineup import AT_ONCE
 from .loans import Loans
 from .operator_requests import OperatorRequests
 from .orders import Orders
+from .policy import FEW
 from .prefetching import Prefetching
 from .refusals import Refusals, not_configured
 from .scaling import Scaler
@@ -97,6 +98,8 @@ class Scheduler:
         self._timer: float | None = None
         self._is_settled = False  # the last decision changed nothing: made again it would be the same
         self._is_handing_over = False  # nothing is begun any more: the next muxd decides
+        self._heard: dict[str, tuple[int, float]] = {}  # in which second still_waits was said of a group, and its wait
+        self._counts_matter = True  # somebody who serves gives way sooner to more requests, or later to fewer
 
     def handle(self, event: Event) -> list[Command]:
         self.host.now = max(self.host.now, event.time)
@@ -108,7 +111,9 @@ class Scheduler:
             if not is_used_otherwise and self._leaves_all_as_it_is(group):
                 return self._hasten_timer()
         commands = [*self._take_in(event)]
+        self._heard.clear()
         conclusions = [*self._settle()]
+        self._counts_matter = any(g.idle or g.answers.load > FEW for g in self.host.in_state(WorkerState.READY))
         self._is_settled = all(isinstance(command, SetTimer) for command in conclusions)
         return [*commands, *conclusions]
 
@@ -118,8 +123,16 @@ class Scheduler:
         Such reports come many times a second from every proxy, and a whole decision looks at every group.
         """
         is_due = self._timer is not None and self._timer <= self.host.now + AT_ONCE
-        is_same = self._is_settled and not is_due and self.scaler.still_holds(group)
-        return is_same and self.switching.still_waits(group)
+        if not self._is_settled or is_due or not self.scaler.still_holds(group):
+            return False
+        second, since = self.host.second, group.contends_since
+        heard_in, heard_since = self._heard.get(group.name, (-1, inf))
+        if heard_in == second and abs(since - heard_since) < AT_ONCE / 2 and not self._counts_matter:
+            return True  # its requests are as old as they were, and how many they are changes nothing
+        if not self.switching.still_waits(group):
+            return False
+        self._heard[group.name] = second, since
+        return True
 
     def _hasten_timer(self) -> list[Command]:
         """Return the command to look again earlier than was thought, where that is needed."""

@@ -85,3 +85,26 @@ def test_a_report_that_is_not_decided_for_itself_hastens_the_next_decision(name,
     for seed in seeds(0, 32):
         host = Host(name, seed, late)
         assert any(host.report() for _ in range(2000)), f"seed {seed}: nobody comes"
+
+
+@pytest.mark.parametrize("in_flight", [0, 1, 4, 8, 20])
+def test_of_many_reports_of_one_model_each_that_hastens_the_next_decision_does(in_flight):
+    """The model that serves has as many requests all the time; of the other one more and older ones are told."""
+    for seed in seeds(0, 100):
+        rng, now = random.Random(seed), 60.0
+        both = [kind([single("a"), single("b")], wait_target=8.0) for kind in (Scheduler, SlowScheduler)]
+        begun = [GpusMeasured(0.0, {"0": 80}), Started(0.0), LeaseAsked(0.0, 1, "a", (Waiting(),))]
+        begun += [WorkerReady(1.0, "a", "http://127.0.0.1:1"), DemandReported(1.0, 1, 5)]
+        begun += [DemandReported(at, 1, in_flight, usual=2.0) for at in (2.0, 55.0, 58.0, 60.0)]
+        came = now - rng.choice((0.0, 1.0, 3.0))
+        for event in (*begun, LeaseAsked(now, 2, "b", (Waiting(1, now - came),))):
+            done = [[c for c in each.handle(event) if not isinstance(c, SetTimer)] for each in both]
+        while done == [[], []]:
+            if (at := wakes(both[0])) <= (now := now + rng.choice((0.001, 0.01, 0.05))):
+                event = TimerFired(now := at)
+            else:
+                came += rng.choice((0.0, 0.0, 0.0002, -0.0002, -0.05, -1.0, 0.2))
+                event = DemandReported(now, 2, 0, (Waiting(rng.choice((1, 2, 5, 50)), now - min(came, now)),))
+            done = [[c for c in each.handle(event) if not isinstance(c, SetTimer)] for each in both]
+            assert wakes(both[0]) <= wakes(both[1]) + AT_ONCE, (seed, event)
+        assert done[0] == done[1] != [], (seed, event)
