@@ -99,6 +99,11 @@ class Blockers:
             if usual_gap is not None and each.group.idle_since is not None and each.group in ready and each.group.idle
         ]
 
+    @property
+    def keep_idle(self) -> bool:
+        """Say whether an idle one among them is kept for its clients."""
+        return bool(self._kept)
+
     def hold_on(self, gpus: frozenset[GpuId]) -> bool:
         """Say whether one of them is stuck there, or comes.
 
@@ -111,11 +116,12 @@ class Blockers:
         overhead = contender.known + self.known
         return policy.stretched(wait_target, overhead, self.load, contender.weight, differ=self.differ)
 
-    def give_way_at(self, contender: Contender, due: float, now: float) -> float:
+    def give_way_at(self, contender: Contender, due: float, waiting: float, now: float) -> float:
         """Return when they give way to a group for which requests wait, and is due at `due`; inf for no reason.
 
-        Who leaves already, or sleeps, does so now.  A busy one does when its turn is over, and an idle one when its
-        clients are not likely to return any more, or when the other one is due.  For batch it is kept longer.
+        `waiting`: as of `kept_until`.  Who leaves already, or sleeps, does so now.  A busy one does when its turn is
+        over, and an idle one when its clients are not likely to return any more, or when the other one is due.  For
+        batch it is kept longer.
         """
         if not self.gives_way:
             return inf
@@ -124,18 +130,20 @@ class Blockers:
             turn_ends = policy.turn_ends_at(contender.measured, self._busy_since, self._known_drain)
             at = max(at, self._closes_at(contender, due, turn_ends, self._fullness, now))
         if self._kept:
-            at = max(at, *(min(until, due) for until in self.kept_until(contender)))
+            at = max(at, *(min(until, due) for until in self.kept_until(contender, waiting)))
         if contender.is_batch and self._idle:
             there = contender.cost + contender.leave
             at = max(at, *(min(since + there + comeback, due) for since, comeback in self._idle))
         return at
 
-    def give_way(self, contenders: Sequence[Contender], dues: Sequence[float], now: float) -> Sequence[float]:
+    def give_way(
+        self, contenders: Sequence[Contender], dues: Sequence[float], waiting: float, now: float
+    ) -> Sequence[float]:
         """Return the same for many who wait, by when each is due."""
         if not self.gives_way:
             return [inf] * len(dues)
         if self._kept or (self._idle and any(contender.is_batch for contender in contenders)):
-            return [self.give_way_at(each, due, now) for each, due in zip(contenders, dues, strict=True)]
+            return [self.give_way_at(each, due, waiting, now) for each, due in zip(contenders, dues, strict=True)]
         if self._busy_since == -inf:
             return [now] * len(dues)
         ends: dict[float, float] = {}  # of its turn, by the cost of the switch: most have the same
@@ -162,10 +170,14 @@ class Blockers:
                 return quiet
         return at
 
-    def kept_until(self, contender: Contender) -> list[float]:
-        """Return when each idle one stops waiting for its clients to return."""
+    def kept_until(self, contender: Contender, waiting: float) -> list[float]:
+        """Return when each idle one stops waiting for its clients to return.
+
+        `waiting`: how many requests wait for its GPUs, for whichever model: they all come so much later.
+        """
         there = contender.cost + contender.leave
-        waiting = 1.0 if contender.is_batch else contender.weight  # who has no haste does not hurry anybody
+        if contender.is_batch:
+            waiting = 1.0  # who has no haste does not hurry anybody
         return [since + policy.linger(usual, there + comeback, waiting) for since, usual, comeback in self._kept]
 
 
@@ -242,6 +254,11 @@ class Rivals:
                 contender.reckon(blockers.leaving)
             self._turns = self._dues = None
         self.blockers, self.is_open = blockers, is_open
+
+    @property
+    def waiting(self) -> float:
+        """Count the requests that wait for each of their GPUs, as `weight_of`; batch has no haste, and counts not."""
+        return sum(contender.weight for contender in self.members if not contender.is_batch) / self._width
 
     @property
     def turns(self) -> float:
@@ -324,12 +341,14 @@ class Lineup:
         self._rivals: dict[Hashable, Rivals] = {}  # by likeness
         self._found: dict[int, tuple[list[Eviction], Blockers]] = {}  # by the plan's id: many rivals have the same one
         self._turns: dict[frozenset[GpuId], float] = {}  # of all who wait for one of the GPUs, in seconds
+        self._waiting: dict[frozenset[GpuId], float] = {}  # likewise, how many requests wait
         self._places: dict[frozenset[GpuId], dict[str, int]] = {}  # of those who wait for one of the GPUs
 
     def line_up(self, off_limits: frozenset[GpuId]) -> None:
         """Let those who wait think of GPUs, all who are alike at once, and find who is in their way there."""
         self._read_changed()
         self._turns.clear()
+        self._waiting.clear()
         self._places.clear()
         self._found.clear()
         for rivals in self._rivals.values():
@@ -371,6 +390,7 @@ class Lineup:
             changed = dict(self._host.groups) | changed
         if changed:
             self._places.clear()
+            self._waiting.clear()
         for name, group in changed.items():
             former = self._contenders.get(name)
             if former is None or is_all_anew or former.group is not group or former.changes != group.changes:
@@ -434,7 +454,8 @@ class Lineup:
             if not (rivals.is_free and self._face(rivals).is_open):
                 continue
             dues = self._dues(rivals)
-            times = rivals.blockers.give_way(rivals.members, dues, now)
+            waiting = self._waiting_on(rivals.gpus) if rivals.blockers.keep_idle else 0.0
+            times = rivals.blockers.give_way(rivals.members, dues, waiting, now)
             for contender, due_at, at in zip(rivals.members, dues, times, strict=True):
                 if contender.ready_at > now:
                     earliest = min(earliest, contender.ready_at)
@@ -454,12 +475,13 @@ class Lineup:
         blockers = self._blockers(evictions)
         if not group.wanted:
             return self._host.now if blockers.is_idle else inf
-        return blockers.give_way_at(self._reckoned(group), self.due_at(group), self._host.now)
+        contender = self._reckoned(group)
+        return blockers.give_way_at(contender, self.due_at(group), self._waiting_beside(group), self._host.now)
 
     def comes_at(self, group: Group) -> float | None:
         """Return when a group that waits may come to where it was lined up for; inf: not before an event changes that.
 
-        None where it has not been lined up yet.
+        None where it has not been lined up yet; now where others may come earlier because more requests wait for it.
         """
         self._read_changed()
         contender = self._contenders[group.name]
@@ -473,14 +495,18 @@ class Lineup:
         if not rivals.is_open:
             return inf
         now = self._host.now
+        if self._hurries_others(rivals):
+            return now
         if contender.ready_at > now:
             return contender.ready_at
         due = self._due_at(contender, rivals.blockers, self._turns_on(group.gpus) - rivals.turn_of(contender))
-        return rivals.blockers.give_way_at(contender, due, now)
+        return rivals.blockers.give_way_at(contender, due, self._waiting_on(rivals.gpus), now)
 
     def kept_until(self, leaving: Eviction, group: Group) -> float:
         """Return when one who gives way stops waiting for its clients to return, because the group is wanted."""
-        return max(self._blockers([leaving]).kept_until(self._reckoned(group)), default=self._host.now)
+        contender = self._reckoned(group)
+        kept = self._blockers([leaving]).kept_until(contender, self._waiting_beside(group))
+        return max(kept, default=self._host.now)
 
     def due_at(self, group: Group) -> float:
         """Return when whatever is on the group's GPUs must begin to drain, for its wait to stay within its bound."""
@@ -522,6 +548,23 @@ class Lineup:
             self._turns[gpus] = sum(self._face(rivals).turns for rivals in on_them)
         return self._turns[gpus]
 
+    def _waiting_on(self, gpus: frozenset[GpuId]) -> float:
+        """Count the requests that wait for one of the GPUs, each as `weight_of`, but for batch."""
+        if gpus not in self._waiting:
+            on_them = (rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(gpus))
+            self._waiting[gpus] = sum(rivals.waiting for rivals in on_them)
+        return self._waiting[gpus]
+
+    def _hurries_others(self, rivals: Rivals) -> bool:
+        """Say whether an idle group is kept for its clients from others than one of the rivals, too."""
+        beside = (each for each in self._rivals.values() if not each.may_be_on.isdisjoint(rivals.gpus))
+        return any(each.blockers.keep_idle and (each is not rivals or len(each.members) > 1) for each in beside)
+
+    def _waiting_beside(self, group: Group) -> float:
+        """Count likewise those that wait for the group's GPUs, its own among them."""
+        own = 0.0 if group.name in self._contenders else weight_of(group)
+        return self._waiting_on(group.gpus) + own
+
     def compare(self, most: int) -> tuple[Comparison, ...]:
         """Return what is compared of those who wait, as they were lined up last: the best first, at most so many."""
         now, found = self._host.now, []
@@ -536,7 +579,7 @@ class Lineup:
         self, is_shut: bool, _: bool, minus: float, name: str, due_at: float, contender: Contender, rivals: Rivals
     ) -> Comparison:
         now = self._host.now
-        at = inf if is_shut else rivals.blockers.give_way_at(contender, due_at, now)
+        at = inf if is_shut else rivals.blockers.give_way_at(contender, due_at, self._waiting_on(rivals.gpus), now)
         count, waited = contender.group.waiting_count, now - contender.since
         return Comparison(name, count, waited, -minus, due_at - now, at - now, contender.cost)
 

@@ -171,7 +171,7 @@ def linger(usual: float | None, there_and_back: float, waiting: float = 1.0) -> 
     """Return how many seconds an idle active model is kept for its next request while another model waits.
 
     `usual`: its usual gap.  `there_and_back`: seconds that the switch to the waiting model and the one back cost
-    together.  `waiting`: requests for the other model, each of which waits as long: what is saved is shared by them.
+    together.  `waiting`: requests for all other models, each of which waits as long: what is saved is shared by them.
     """
     worth = there_and_back / max(1.0, waiting)
     if usual is None:

@@ -54,7 +54,7 @@ def test_one_client_that_stayed_away_is_forgiven_two_are_not():
 def agents(**policy) -> Playbook:
     """Return a world in which a serves an agent that returns a second after each answer, and b sleeps."""
     book = (
-        Playbook("a", "b", wait_target=30.0)
+        Playbook(*policy.get("models", ("a", "b")), wait_target=30.0)
         >> LeaseAsked(0, 1, "b")
         << StartWorker("b")
         >> WorkerReady(2, "b", "http://b")
@@ -69,7 +69,7 @@ def agents(**policy) -> Playbook:
     )
     book.scheduler.switching.lineup.keep_turns = policy.get("keep_turns", True)
     for second in range(304, 312, 2):
-        book >> DemandReported(second, 2, 0) >> DemandReported(second + 1, 2, 1)
+        book >> DemandReported(second, 2, 0) >> DemandReported(second + policy.get("think", 1.0), 2, 1)
     return book >> DemandReported(312, 2, 0)
 
 
@@ -88,6 +88,18 @@ def test_a_client_that_does_not_return_costs_one_linger():
     book = agents() >> LeaseAsked(312.1, 3, "b") >> TimerFired(313.35) << revoked(313.35)
     assert book
     assert book.group("a").gaps[-1] == inf
+
+
+def test_an_idle_model_is_kept_the_less_the_more_requests_wait_for_whichever_model():
+    three = ("a", "b", "c")
+    assert (agents(models=three) >> LeaseAsked(312.1, 3, "b")).timer == pytest.approx(313.35)
+    assert agents(models=three) >> LeaseAsked(312.1, 3, "b") >> LeaseAsked(312.2, 4, "c") << revoked(312.2)
+
+
+def test_more_requests_for_one_model_hasten_the_switch_to_another():
+    book = agents(models=("a", "b", "c"), think=0.4) >> LeaseAsked(312.1, 3, "b") >> LeaseAsked(312.2, 4, "c")
+    assert book.timer == pytest.approx(312.6)
+    assert book >> DemandReported(312.3, 4, 0, (Waiting(9, 0.1),)) << revoked(312.3)
 
 
 def test_status_says_for_how_long_and_why():
