@@ -295,7 +295,10 @@ def _against_collate(found: Sequence[Setting]) -> Iterator[Row]:
     under = [each for each in found if poor_ratio(each) < 0.995]
     evenly_poor = [each for each in under if is_chance(each, poor_ratio, 1.0)]
     poorer = [each for each in under if each not in evenly_poor]
-    hindsight = {(each.name, each.cost): Hindsight(each) for each in found if each in below or each in poorer}
+    doubtful = [each for each in found if each in below or each in poorer]
+    with ProcessPoolExecutor() as pool:
+        names = [(each.name, each.cost) for each in doubtful]
+        hindsight = dict(zip(names, pool.map(Hindsight, doubtful), strict=True))
 
     def chosen(each: Setting) -> float:
         return hindsight[each.name, each.cost].goodput() / each.goodput("collate")
