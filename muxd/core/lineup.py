@@ -481,7 +481,7 @@ class Lineup:
     def comes_at(self, group: Group) -> float | None:
         """Return when a group that waits may come to where it was lined up for; inf: not before an event changes that.
 
-        None where it has not been lined up yet; now where others may come earlier because more requests wait for it.
+        None where it has not been lined up yet.
         """
         self._read_changed()
         contender = self._contenders[group.name]
@@ -495,12 +495,21 @@ class Lineup:
         if not rivals.is_open:
             return inf
         now = self._host.now
-        if self._hurries_others(rivals):
-            return now
         if contender.ready_at > now:
             return contender.ready_at
         due = self._due_at(contender, rivals.blockers, self._turns_on(group.gpus) - rivals.turn_of(contender))
         return rivals.blockers.give_way_at(contender, due, self._waiting_on(rivals.gpus), now)
+
+    def hurries_others(self, group: Group) -> bool:
+        """Say whether others may come the sooner the more requests wait for a group: an idle one is kept from them."""
+        self._read_changed()
+        own = self._rivals[self._contenders[group.name].likeness]
+        return not group.is_batch and any(
+            each.blockers.keep_idle
+            and (each is not own or len(each.members) > 1)
+            and not each.gpus.isdisjoint(own.may_be_on)
+            for each in self._rivals.values()
+        )
 
     def kept_until(self, leaving: Eviction, group: Group) -> float:
         """Return when one who gives way stops waiting for its clients to return, because the group is wanted."""
@@ -554,11 +563,6 @@ class Lineup:
             on_them = (rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(gpus))
             self._waiting[gpus] = sum(rivals.waiting for rivals in on_them)
         return self._waiting[gpus]
-
-    def _hurries_others(self, rivals: Rivals) -> bool:
-        """Say whether an idle group is kept for its clients from others than one of the rivals, too."""
-        beside = (each for each in self._rivals.values() if not each.may_be_on.isdisjoint(rivals.gpus))
-        return any(each.blockers.keep_idle and (each is not rivals or len(each.members) > 1) for each in beside)
 
     def _waiting_beside(self, group: Group) -> float:
         """Count likewise those that wait for the group's GPUs, its own among them."""

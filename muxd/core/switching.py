@@ -443,6 +443,7 @@ class Switching:
         """Say whether a group's requests, which have changed in number or age, leave every decision as it was.
 
         They change when the group itself may come, and nobody else's bound: that depends on who waits, not on how much.
+        An idle one alone is kept the less, the more requests wait for its GPUs, for whichever group.
         Its place in the queue is found anew with the next decision, when somebody may come.
         """
         if not waits(group):
@@ -453,6 +454,8 @@ class Switching:
             return False  # its oldest request has gone: another one may be next
         if self._idle or not self._kept_for.isdisjoint(group.gpus):
             return False  # its GPUs are kept from others for as long as it, or who shares them, is due
+        if self.lineup.hurries_others(group):
+            return False
         at = self.lineup.comes_at(group)
         if at is None:
             at = self._may_come_at(group, urgent=False)

@@ -5,8 +5,19 @@ from collections import deque
 
 import pytest
 
-from muxd.core.commands import Command, SetTimer, StartWorker
-from muxd.core.events import DemandReported, Event, GpusMeasured, LeaseAsked, Started, TimerFired, Waiting, WorkerReady
+from muxd.core.commands import Command, SetTimer, SleepWorker, StartWorker
+from muxd.core.events import (
+    DemandReported,
+    Event,
+    GpusMeasured,
+    LeaseAsked,
+    LeaseEnded,
+    Started,
+    TimerFired,
+    Waiting,
+    WorkerAsleep,
+    WorkerReady,
+)
 from muxd.core.lineup import AT_ONCE
 from muxd.core.scheduler import Scheduler
 from tests.seeds import seeds
@@ -108,3 +119,89 @@ def test_of_many_reports_of_one_model_each_that_hastens_the_next_decision_does(i
             done = [[c for c in each.handle(event) if not isinstance(c, SetTimer)] for each in both]
             assert wakes(both[0]) <= wakes(both[1]) + AT_ONCE, (seed, event)
         assert done[0] == done[1] != [], (seed, event)
+
+
+FIRST, SECOND, BOTH = frozenset("0"), frozenset("1"), frozenset("01")
+
+#: Models of two GPUs, of which a is the first that is idle; all but those that serve wait for it, or for others beside.
+BESIDE = {
+    "one GPU": [single(name, FIRST) for name in "abcd"],
+    "priorities": [single(name, FIRST, priority=number - 2) for number, name in enumerate("abcd")],
+    "a pinned one beside": [*(single(name, FIRST) for name in "abcd"), single("p", SECOND, pinned=True)],
+    "two GPUs": [*(single(name, FIRST) for name in "abc"), single("e", SECOND), single("f", SECOND), single("g", BOTH)],
+    "any GPU": [single("a", FIRST), single("e", SECOND), single("b", FIRST), *(anywhere(n, 1, "0", "1") for n in "cd")],
+}
+
+
+class KeptHost:
+    """Some models that serve an agent each have become idle, and all others wait; `fast` and `slow` hear the same."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.both = [kind(BESIDE[name], wait_target=30.0) for kind in (Scheduler, SlowScheduler)]
+        self.now = 0.0
+        self.tell(GpusMeasured(0.0, {"0": 80, "1": 80}))
+        self.tell(Started(0.0))
+        names = [spec.name for spec in BESIDE[name]]
+        serving = [name for name in "pea" if name in names]
+        others = [name for name in names if name not in serving]
+        for lease, model in enumerate([*(name for name in others if self.rng.random() < 0.8), *serving], start=100):
+            self.bring(lease, model)
+            if model in others:
+                self.tell(LeaseEnded(self.now, lease))
+        for count in (1, 0):
+            self.now += 0.1
+            for model in serving:
+                (lease,) = self.both[0].host.groups[model].granted
+                self.tell(DemandReported(self.now, lease, count))
+        self.counts = dict.fromkeys(range(len(others)), 1)
+        for lease, model in enumerate(others):
+            self.tell(LeaseAsked(self.now, lease, model, self.waiting(lease)))
+
+    def tell(self, event: Event) -> list[Command]:
+        """Tell both; return what both do, without their timers."""
+        done, same = ([c for c in each.handle(event) if not isinstance(c, SetTimer)] for each in self.both)
+        assert done == same, event
+        assert wakes(self.both[0]) <= wakes(self.both[1]) + AT_ONCE, event
+        return done
+
+    def waiting(self, lease: int) -> tuple[Waiting, ...]:
+        return (Waiting(self.counts[lease]),) if self.counts[lease] else ()
+
+    def bring(self, lease: int, model: str) -> None:
+        """Have a model serve an agent that returns again and again, after whoever is in its way sleeps."""
+        self.now += 400.0
+        ahead = deque(self.tell(LeaseAsked(self.now, lease, model)))
+        while ahead:
+            match ahead.popleft():
+                case SleepWorker(worker):
+                    self.now += 0.2
+                    ahead.extend(self.tell(WorkerAsleep(self.now, worker)))
+                case StartWorker(worker):
+                    self.now += self.rng.choice((1.0, 2.0, 6.0, 12.0))
+                    ahead.extend(self.tell(WorkerReady(self.now, worker, "http://127.0.0.1:1")))
+        think = self.rng.choice((0.05, 0.2, 0.4))
+        for _ in range(4):
+            self.tell(DemandReported(self.now + 1.0, lease, 0))
+            self.now += 1.0 + think
+            self.tell(DemandReported(self.now, lease, 1))
+        self.tell(DemandReported(self.now, lease, 0))
+
+    def report(self) -> list[Command]:
+        """Let a holder tell another number of requests, or the time of the next decision come."""
+        end = self.now + self.rng.choice((0.0, 0.01, 0.1))
+        if (at := wakes(self.both[0])) <= end:
+            self.now = max(self.now, at)
+            return self.tell(TimerFired(self.now))
+        self.now = end
+        lease = self.rng.choice(list(self.counts))
+        self.counts[lease] = self.rng.choice((1, self.counts[lease] + 1, 9))
+        return self.tell(DemandReported(self.now, lease, 0, self.waiting(lease)))
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_an_idle_model_gives_way_to_the_same_one_as_if_each_report_of_others_were_decided_for_itself(name):
+    for seed in seeds(0, 160):
+        host = KeptHost(name, seed)
+        for _ in range(30):
+            host.report()
