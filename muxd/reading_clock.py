@@ -129,7 +129,9 @@ class ReadingClock(trio.abc.Clock, trio.abc.Instrument):
         """
         while self._callbacks:
             patience = deadline - perf_counter()
-            if patience <= 0.0 or not self._look(patience):
+            if patience <= 0.0:
+                return 0.0
+            if not self._look(patience):
                 self._looked = perf_counter()
                 return 0.0
         return inf if deadline == inf else deadline - perf_counter()
@@ -164,10 +166,16 @@ async def _epoll_of_trio() -> int | None:
 
 def _epoll_with(descriptor: int) -> int | None:
     try:
-        for file in Path("/proc/self/fdinfo").iterdir():
-            lines = [line.split() for line in file.read_text().splitlines() if line.startswith("tfd:")]
-            if any(int(target) == descriptor for _, target, *_ in lines):
-                return int(file.name)
+        found = [int(name) for name in os.listdir("/proc/self/fdinfo")]
     except (OSError, ValueError):
-        pass
-    return None
+        return None
+    return next((each for each in found if descriptor in _waited_for(each)), None)
+
+
+def _waited_for(epoll: int) -> list[int]:
+    """Return what an epoll waits for; nothing for any other descriptor, and one that is closed by now."""
+    try:
+        told = Path(f"/proc/self/fdinfo/{epoll}").read_text()
+        return [int(line.split()[1]) for line in told.splitlines() if line.startswith("tfd:")]
+    except (OSError, ValueError, IndexError):
+        return []

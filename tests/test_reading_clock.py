@@ -3,6 +3,7 @@
 Each test runs on trio's own clock, too, where a task reads.
 """
 
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -173,6 +174,26 @@ def test_sockets_are_read_while_tasks_go_on_all_the_time(run, pair):
     run(main)
 
 
+def test_sockets_are_read_while_deadlines_have_passed_all_the_time(run, pair):
+    here, there = pair
+    parts: list[bytes] = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all, here.fileno(), kept(parts))
+            await trio.sleep(0.01)
+            there.send(b"now")
+            for _ in range(100):
+                with trio.CancelScope(deadline=trio.current_time() + 0.001) as scope:
+                    while trio.current_time() < scope.deadline:
+                        pass
+                    await trio.sleep_forever()
+            nursery.cancel_scope.cancel()
+
+    run(main)
+    assert parts == [b"now"]
+
+
 def test_what_arrives_after_the_reader_was_cancelled_is_not_taken(run, pair):
     here, there = pair
     parts: list[bytes] = []
@@ -220,6 +241,17 @@ def test_with_the_installed_trio_its_epoll_is_found_and_one_clock_serves_many():
         assert await clock.is_beside_trio()
 
     trio.run(main, clock=clock)
+
+
+def test_trios_epoll_is_found_where_a_descriptor_is_closed_meanwhile():
+    lower = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
+
+    async def main() -> None:
+        for descriptor in lower:  # the look takes one of them, which is gone when it is read
+            os.close(descriptor)
+        assert await ReadingClock().is_beside_trio()
+
+    trio.run(main)
 
 
 def test_where_trios_epoll_cannot_be_found_a_task_reads(monkeypatch, pair):
