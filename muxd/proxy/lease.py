@@ -124,7 +124,7 @@ class ModelLease:
         self._revocation: LeaseRevoked | None = None  # muxd's message, while the lease drains
         self._changed = trio.Event()
         self._kept: float | None = None  # seconds for which a client wants it kept awake; None: nobody said
-        self._kept_at = 0.0  # monotonic time at which a client last said so
+        self._kept_at = -inf  # monotonic time at which a client last said so
         self._keep_told_in = 0  # the session in which muxd was told so; 0: none
         self._keep_told_at = -inf  # monotonic time of that
         self._unloads = False  # a client has let go of the model, and muxd has not been told yet
@@ -267,13 +267,19 @@ class ModelLease:
     def keep(self, seconds: float) -> None:
         """Have muxd told how long a client wants the model kept awake after its last use.
 
-        Told again is the same, too, once `_REPORT_EVERY`: another proxy may have told another time meanwhile.
+        Told again is the same, too, once `_REPORT_EVERY`, the last time after all others: another proxy may have told
+        another time meanwhile.
         """
         now = monotonic()
         if seconds != self._kept or now >= self._keep_told_at + _REPORT_EVERY:
             self._keep_told_in = 0
             self._changed.set()
         self._kept, self._kept_at = seconds, now
+
+    def _is_keep_due(self, session: LeaseSession) -> bool:
+        """Say whether muxd is to be told how long the model is to be kept: it does not know, or may know otherwise."""
+        is_newer = self._kept_at > self._keep_told_at
+        return self._keep_told_in != session.count or (is_newer and monotonic() >= self._keep_told_at + _REPORT_EVERY)
 
     def unload(self) -> None:
         """Tell muxd that a client has let go of the model, so that it may sleep unless other clients use it."""
@@ -539,16 +545,15 @@ class ModelLease:
     async def _report(self, session: LeaseSession, lease: AskedLease) -> None:
         """Report demand to muxd: queue and idleness when they change, the number in flight every `_REPORT_EVERY`."""
         while True:
-            with trio.move_on_after(
-                _REPORT_EVERY if self._last_report is None or any(self._demand_figures()[:2]) else inf
-            ):
+            more = self._last_report is None or any(self._demand_figures()[:2]) or self._kept_at > self._keep_told_at
+            with trio.move_on_after(_REPORT_EVERY if more else inf):
                 await self._changed.wait()
             self._changed = trio.Event()
             figures = self._demand_figures()
             if self._idle.pending and self._last_report is not None and self._last_report[0] and not figures[0]:
                 continue  # `_idle` will wake this task if the pause lasts
             unloads, self._unloads = self._unloads, False
-            if self._kept is not None and self._keep_told_in != session.count:  # another muxd does not know it
+            if self._kept is not None and self._is_keep_due(session):
                 self._keep_told_in, self._keep_told_at = session.count, monotonic()
                 session.keep(self.name, self._kept, self._keep_told_at - self._kept_at)
             oldest = self._oldest_since()

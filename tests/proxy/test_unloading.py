@@ -166,6 +166,17 @@ async def test_muxd_is_told_again_of_the_same_time_as_another_proxy_may_have_tol
         assert await proxy_env.muxd.kept.nth(index) == ("alpha", 60.0)
 
 
+async def test_the_last_word_is_told_once_it_may_be_where_the_same_was_told_just_before(
+    proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muxd.proxy.lease._REPORT_EVERY", 1.0)
+    body = msgspec.json.encode({"model": "alpha", "prompt": "x", "keep_alive": 60})
+    for _ in range(2):  # the second within a second after the first
+        assert (await proxy_env.ask(post(body, path=b"/api/generate"))).raw == OK
+    with trio.fail_after(PATIENCE):
+        assert await proxy_env.muxd.kept.nth(1) == ("alpha", 60.0)
+
+
 async def test_what_is_no_duration_is_refused_before_a_model_is_asked_for(proxy_env: ProxyEnv) -> None:
     for path, field in ((b"/api/chat", "keep_alive"), (b"/v1/chat/completions", "ttl")):
         body = {"model": "alpha", "messages": [{"role": "user", "content": "x"}], field: "soon"}
