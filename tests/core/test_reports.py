@@ -156,6 +156,7 @@ class KeptHost:
                 self.tell(DemandReported(self.now, lease, count))
         self.counts = dict.fromkeys(range(len(others)), 1)
         self.batch = {lease for lease in self.counts if self.rng.random() < 0.2}
+        self.asked = self.now
         for lease, model in enumerate(others):
             self.tell(LeaseAsked(self.now, lease, model, self.waiting(lease)))
 
@@ -167,7 +168,7 @@ class KeptHost:
         return done
 
     def waiting(self, lease: int) -> tuple[Waiting, ...]:
-        return (Waiting(self.counts[lease], is_batch=lease in self.batch),)
+        return (Waiting(self.counts[lease], self.now - self.asked, is_batch=lease in self.batch),)
 
     def bring(self, lease: int, model: str) -> None:
         """Have a model serve an agent that returns again and again, after whoever is in its way sleeps."""
