@@ -47,7 +47,7 @@ BODIES = [
     b"",
 ]
 HOST = re.compile(rb"Host: 127.0.0.1:\d+\r\n")
-SECONDS = re.compile(rb"\bin \d+ s\b")  # until a wrong key is looked at, as an error says
+SECONDS = re.compile(rb"\bin (\d+ s|1m0s|\d+m?s)\b")  # until a key is looked at, or may ask again, as an error says
 PATHS = [b"/v1/chat/completions"] * 8 + [b"/chat/completions", b"/v1/messages", b"/v1/completions", b"/api/chat"]
 
 
