@@ -565,8 +565,10 @@ class Lineup:
         return self._waiting[gpus]
 
     def _waiting_beside(self, group: Group) -> float:
-        """Count likewise those that wait for the group's GPUs, its own among them."""
-        own = 0.0 if group.name in self._contenders else weight_of(group)
+        """Count likewise those that wait for the group's GPUs, its own among them, though it be in line nowhere."""
+        contender = self._contenders.get(group.name)
+        in_line_for = self._rivals[contender.likeness].may_be_on if contender is not None else frozenset[GpuId]()
+        own = weight_of(group) if in_line_for.isdisjoint(group.gpus) else 0.0
         return self._waiting_on(group.gpus) + own
 
     def compare(self, most: int) -> tuple[Comparison, ...]:

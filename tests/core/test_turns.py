@@ -90,6 +90,13 @@ def test_a_client_that_does_not_return_costs_one_linger():
     assert book.group("a").gaps[-1] == inf
 
 
+@pytest.mark.parametrize(("waiting", "last"), [(1, inf), (9, 1.0)])
+def test_nobody_is_said_not_to_return_to_a_model_that_was_not_kept(waiting, last):
+    """One that nobody has used for a while was kept from one request as long as a linger, from many not at all."""
+    book = agents() >> LeaseAsked(320, 3, "b", (Waiting(waiting, 0.0),)) << revoked(320)
+    assert book.group("a").gaps[-1] == last
+
+
 def test_an_idle_model_is_kept_the_less_the_more_requests_wait_for_whichever_model():
     three = ("a", "b", "c")
     assert (agents(models=three) >> LeaseAsked(312.1, 3, "b")).timer == pytest.approx(313.35)
