@@ -501,11 +501,15 @@ class Lineup:
         return rivals.blockers.give_way_at(contender, due, self._waiting_on(rivals.gpus), now)
 
     def hurries_others(self, group: Group) -> bool:
-        """Say whether others may come the sooner the more requests wait for a group: an idle one is kept from them."""
+        """Say whether others may come the sooner the more requests wait for a group: an idle one is kept from them.
+
+        One who is kept off by another switch, or by one who is due, is not asked again before that has changed.
+        """
         self._read_changed()
         own = self._rivals[self._contenders[group.name].likeness]
         return not group.is_batch and any(
-            each.blockers.keep_idle
+            each.is_free
+            and each.blockers.keep_idle
             and (each is not own or len(each.members) > 1)
             and not each.gpus.isdisjoint(own.may_be_on)
             for each in self._rivals.values()
