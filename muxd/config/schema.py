@@ -257,7 +257,7 @@ class Policy:
         "30s",
         live=True,
         doc="How long a request should wait at most while another model is busy.  A goal that decides whose turn it "
-        "is: no request fails by it.  Up to eight times as long where switches and drains were measured to "
+        "is: no request fails by it.  Up to eight and a half times as long where switches and drains were measured to "
         "take long, up to ten times where many more requests are in flight than wait, up to twelve where some answers "
         "take far longer than others; but with all else that counts at most nine tenths of the model's switch_timeout.",
     )

@@ -39,7 +39,7 @@ WORTH = 1 / 5
 
 #: How many times as long as a switch there and back, and the drain, a busy model's turn is to last, so that most of the
 #: GPU's time goes to answers; and how many times the configured target the wait may become by that.
-STRETCH, MOST_TARGETS = 8.5, 8.0
+STRETCH = 8.5
 
 #: The same where the active model has many requests in flight in the mean: so many times those beyond a `FEW` for each
 #: one that waits for another, and at most `MOST_STRETCH`.  Who waits less for it are more than who waits longer.
@@ -139,11 +139,10 @@ def stretched(
     `load`: how many answers of the active model are under way in the mean; `waiting`: how many requests wait;
     `differ`: some of the active model's answers take far longer than others.
     """
-    by_load = min(MOST_STRETCH, PER_RATIO * (load - FEW) / max(1.0, waiting))
-    overheads, targets = max(STRETCH, by_load), max(MOST_TARGETS, by_load)
+    times = max(STRETCH, min(MOST_STRETCH, PER_RATIO * (load - FEW) / max(1.0, waiting)))
     if differ:
-        overheads = targets = DIFFERING_STRETCH
-    return max(wait_target, min(overheads * overhead, targets * wait_target))
+        times = DIFFERING_STRETCH
+    return max(wait_target, times * min(wait_target, overhead))
 
 
 def due_at(candidate: Candidate, others: float, *, drain: float, wait_target: float) -> float:
