@@ -6,7 +6,8 @@ Each test runs on trio's own clock, too, where a task reads.
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
@@ -46,6 +47,15 @@ def kept(parts: list[bytes], *, is_done: bool = True) -> Take:
         return is_done
 
     return take
+
+
+@asynccontextmanager
+async def reading(here: socket.socket, take: Take) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_all, here.fileno(), take)
+        await trio.sleep(0.01)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 def test_all_that_arrives_is_taken_in_order_until_the_other_end_closes(run, pair):
@@ -105,12 +115,9 @@ def test_a_task_for_which_something_came_goes_on(run, pair):
         return False
 
     async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_all, here.fileno(), take)
-            await trio.sleep(0.01)
+        async with reading(here, take):
             there.send(b"now")
             await came.wait()
-            nursery.cancel_scope.cancel()
 
     run(main)
 
@@ -163,13 +170,10 @@ def test_sockets_are_read_while_tasks_go_on_all_the_time(run, pair):
     parts: list[bytes] = []
 
     async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_all, here.fileno(), kept(parts))
-            await trio.sleep(0.01)
+        async with reading(here, kept(parts)):
             there.send(b"now")
             while not parts:
                 await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
 
     run(main)
 
@@ -179,16 +183,13 @@ def test_sockets_are_read_while_deadlines_have_passed_all_the_time(run, pair):
     parts: list[bytes] = []
 
     async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_all, here.fileno(), kept(parts))
-            await trio.sleep(0.01)
+        async with reading(here, kept(parts)):
             there.send(b"now")
             for _ in range(100):
                 with trio.CancelScope(deadline=trio.current_time() + 0.001) as scope:
                     while trio.current_time() < scope.deadline:
                         pass
                     await trio.sleep_forever()
-            nursery.cancel_scope.cancel()
 
     run(main)
     assert parts == [b"now"]
@@ -276,9 +277,7 @@ def test_no_task_is_woken_for_what_is_done():
             self.count += 1
 
     async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_all, here.fileno(), kept(parts))
-            await trio.sleep(0.01)
+        async with reading(here, kept(parts)):
             steps = Steps()
             trio.lowlevel.add_instrument(steps)
             sent = threading.Thread(target=lambda: [there.send(b"line") for _ in range(100)])
@@ -287,7 +286,6 @@ def test_no_task_is_woken_for_what_is_done():
                 await trio.sleep(1.0)
             sent.join()
             assert steps.count < 10  # those of this task
-            nursery.cancel_scope.cancel()
 
     with here, there:
         trio.run(main, clock=ReadingClock())

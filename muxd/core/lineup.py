@@ -454,8 +454,7 @@ class Lineup:
             if not (rivals.is_free and self._face(rivals).is_open):
                 continue
             dues = self._dues(rivals)
-            waiting = self._waiting_on(rivals.gpus) if rivals.blockers.keep_idle else 0.0
-            times = rivals.blockers.give_way(rivals.members, dues, waiting, now)
+            times = rivals.blockers.give_way(rivals.members, dues, self._waiting_beside_idle(rivals), now)
             for contender, due_at, at in zip(rivals.members, dues, times, strict=True):
                 if contender.ready_at > now:
                     earliest = min(earliest, contender.ready_at)
@@ -498,7 +497,7 @@ class Lineup:
         if contender.ready_at > now:
             return contender.ready_at
         due = self._due_at(contender, rivals.blockers, self._turns_on(group.gpus) - rivals.turn_of(contender))
-        return rivals.blockers.give_way_at(contender, due, self._waiting_on(rivals.gpus), now)
+        return rivals.blockers.give_way_at(contender, due, self._waiting_beside_idle(rivals), now)
 
     def hurries_others(self, group: Group) -> bool:
         """Say whether others may come the sooner the more requests wait for a group: an idle one is kept from them.
@@ -557,15 +556,20 @@ class Lineup:
         Those to whom any of several GPUs will do have their turns on all of these side by side.
         """
         if gpus not in self._turns:
-            on_them = (rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(gpus))
-            self._turns[gpus] = sum(self._face(rivals).turns for rivals in on_them)
+            self._turns[gpus] = sum(self._face(rivals).turns for rivals in self._rivals_on(gpus))
         return self._turns[gpus]
+
+    def _rivals_on(self, gpus: frozenset[GpuId]) -> list[Rivals]:
+        return [rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(gpus)]
+
+    def _waiting_beside_idle(self, rivals: Rivals) -> float:
+        """Count the requests that wait for the rivals' GPUs; 0 where no idle group is kept from them: nobody asks."""
+        return self._waiting_on(rivals.gpus) if rivals.blockers.keep_idle else 0.0
 
     def _waiting_on(self, gpus: frozenset[GpuId]) -> float:
         """Count the requests that wait for one of the GPUs, each as `weight_of`, but for batch."""
         if gpus not in self._waiting:
-            on_them = (rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(gpus))
-            self._waiting[gpus] = sum(rivals.waiting for rivals in on_them)
+            self._waiting[gpus] = sum(rivals.waiting for rivals in self._rivals_on(gpus))
         return self._waiting[gpus]
 
     def _waiting_beside(self, group: Group) -> float:
@@ -589,7 +593,7 @@ class Lineup:
         self, is_shut: bool, _: bool, minus: float, name: str, due_at: float, contender: Contender, rivals: Rivals
     ) -> Comparison:
         now = self._host.now
-        at = inf if is_shut else rivals.blockers.give_way_at(contender, due_at, self._waiting_on(rivals.gpus), now)
+        at = inf if is_shut else rivals.blockers.give_way_at(contender, due_at, self._waiting_beside_idle(rivals), now)
         count, waited = contender.group.waiting_count, now - contender.since
         return Comparison(name, count, waited, -minus, due_at - now, at - now, contender.cost)
 
@@ -603,7 +607,7 @@ class Lineup:
         """Return the group's place among those who wait for its GPUs; 1 is next."""
         self._read_changed()
         if group.gpus not in self._places:
-            on_them = (rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(group.gpus))
+            on_them = self._rivals_on(group.gpus)
             dues = [each for rivals in on_them for each in zip(rivals.members, self._dues(rivals), strict=True)]
             limit = self._host.now + AT_ONCE
             first = sorted((due_at, contender.name) for contender, due_at in dues if due_at <= limit)
