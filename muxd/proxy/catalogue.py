@@ -25,7 +25,7 @@ from .requests.ollama import untagged
 log = logging.getLogger(__name__)
 
 _RETRY = 0.25  # seconds between two attempts to reach muxd
-_REFRESH_GAP = 0.1  # seconds between two reads of the status, at least
+_REFRESH_GAP = 0.1  # seconds between two reads of the status, at least, and from a model's move to one
 
 
 class CatalogueEntry:
@@ -101,6 +101,7 @@ class Catalogue:
         self._created = int(time())
         self._stale = trio.Event()
         self._reloaded = trio.Event()  # set on a reload, whose new model names must be known at once
+        self._arrived = trio.Event()  # set where a model has become ready, or more than a model's state has changed
         self._complained = False  # the log has a warning of muxd's present absence
         self._states: dict[str, str] = {}
         self._replace_models(config)
@@ -178,19 +179,32 @@ class Catalogue:
                     nursery.start_soon(self._keep_fresh)
                     self.tried.set()
                     async for event in events:
-                        self._stale.set()
-                        if event["type"] == "reload":
-                            self._reloaded.set()
+                        self._take_event(event)
                     nursery.cancel_scope.cancel()
             except* MuxdError as errors:
                 self._note_unreachable(errors)
             self.tried.set()
             await trio.sleep(_RETRY)
 
+    def _take_event(self, event: dict[str, Any]) -> None:
+        """Take over what an event says of a model's state; the status is read for all else."""
+        is_move = event["type"] == "state" and "worker" not in event
+        if is_move and (entry := self._entries.get(event["model"])) is not None:
+            entry.state = self._states[entry.name] = event["to"]
+            entry.url = entry.url if entry.state == "ready" else None
+        if not is_move or event["to"] == "ready":
+            self._arrived.set()
+        if event["type"] == "reload":
+            self._reloaded.set()
+        self._stale.set()
+
     async def _keep_fresh(self) -> None:
+        """Read the status after what changed; amid a switch muxd, and who waits for it, have better to do."""
         while True:
             await self._stale.wait()
-            self._stale = trio.Event()
+            with trio.move_on_after(_REFRESH_GAP):
+                await self._arrived.wait()
+            self._stale, self._arrived = trio.Event(), trio.Event()
             if self._reloaded.is_set():
                 self._reloaded = trio.Event()
                 await self._read_settings()

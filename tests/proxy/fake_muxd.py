@@ -145,7 +145,7 @@ class FakeMuxd:
         for model in self.models:
             if model["name"] == name:
                 model["state"] = state
-        self.tell("state", model=name)
+        self.tell("state", model=name, to=state)
 
     def tell(self, type: str, **facts: Any) -> None:
         """An event for everybody who follows them."""
