@@ -9,8 +9,8 @@ Nothing here knows trio, the operating system, the clock, an engine or a GPU lib
 - what is made of the books: who fits where is `placement`, with `clearing`, `eviction`, `spreading` and `impossible`;
   the clients are in `lease_book`;
 - what can be done by them: `host_state`, `replicas`, `routers`, `standby`, `adoption`;
-- whose turn it is: `policy` is arithmetic, `lineup` asks it for all who wait, `operator_switch` goes ahead of
-  them, `switching` decides and carries out;
+- whose turn it is: `policy` is arithmetic, `lineup` asks it for all who wait, each a `contender`, those alike as
+  `rivals`, behind the same `blockers`; `operator_switch` goes ahead of them, `switching` decides and carries out;
 - what else is brought forward after each event: `orders`, `validations`, `scaling`, `idling`, `loans`, `prefetching`,
   `shutdown`;
 - what comes in: `scheduler`, with `worker_events`, `operator_requests` and `refusals`;

@@ -1,25 +1,25 @@
-"""Who waits for GPUs, where each thinks of coming to, who is in the way there, and when those give way.
+"""Who waits for GPUs, where each thinks of coming to, and when those in its way there give way to it.
 
-With a hundred models waiting, most are alike: they need as much of the same GPUs, and hold nothing.  For such `Rivals`
-it is found once where they would come to and who must leave (`Blockers`).  What is left for each of them is a little
-arithmetic with its wait and its costs, which are read once, until the group changes (`Contender`).
+A group that waits is a `Contender`, read anew when it changes; those that are alike are `Rivals`, looked at once; who
+is in their way are their `Blockers`.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from heapq import nsmallest
 from math import inf
 from operator import itemgetter
 from typing import NamedTuple
 
 from . import policy
+from .blockers import Blockers
 from .clearing import Eviction
 from .commands import Comparison
+from .contender import Contender, waits, weight_of
 from .group import Group
 from .host_state import HostState
 from .ledger import HOST_RAM, GpuId
-from .policy import Candidate
-from .states import AT_REST, COMING, LEAVING, WorkerState
+from .rivals import Rivals
+from .states import AT_REST
 
 #: Decisions less than this many seconds ahead are made now: a timer need not fire twice for a rounding error.
 AT_ONCE = 0.001
@@ -28,270 +28,6 @@ AT_ONCE = 0.001
 NOBODY = (inf, "")
 
 _HOST_RAM = (HOST_RAM,)
-
-
-@dataclass(slots=True)
-class Contender(Candidate):
-    """A group for which requests wait, as it is until it changes again."""
-
-    group: Group
-    likeness: Hashable  # as `Placement.likeness`
-    come: float  # seconds to get it ready
-    known: float  # those of them that were measured, and are not a guess
-    leave: float  # seconds to get it off its GPUs again
-    drain: float  # seconds to drain it, as far as that was measured
-    ready_at: float  # when its restart delays are over; inf where it is on its way off its GPUs, or kept away
-
-    changes: int  # of the group, when all but its requests was read
-    measured: float = 0.0  # of its cost, what is not a guess of its own
-    terms: tuple[float, ...] = ()  # all that its bound depends on
-
-    def reckon(self, leaving: float) -> None:
-        """Take in how many seconds those in its way take to leave."""
-        self.cost, self.measured = leaving + self.come, leaving + self.known
-        self.turn = max(self.cost, self.drain)
-        self._note_terms()
-
-    def note_waiting(self) -> None:
-        """Take in how many of the group's requests wait, and since when."""
-        self.weight, self.since = weight_of(self.group), self.group.contends_since
-        self._note_terms()
-
-    def _note_terms(self) -> None:
-        self.terms = self.is_batch, self.known, self.cost, self.turn, self.weight, self.timeout
-
-
-class Blockers:
-    """Those who must leave before somebody comes, and when they do.
-
-    `usual_gap`: of an idle group's clients, as `policy.usual_gap`; None where no idle group is kept for them.
-    """
-
-    def __init__(self, evictions: Sequence[Eviction], usual_gap: Callable[[Group], float | None] | None = None) -> None:
-        groups = [each.group for each in evictions]
-        ready = [group for group in groups if group.state is WorkerState.READY]
-        busy = [group for group in ready if not group.idle]
-        self._groups = groups
-        self.leaving = sum(each.leave_cost.seconds for each in evictions)
-        self.drain = max((group.drain_without_long for group in ready), default=0.0)
-        self._known_drain = max((group.known_drain for group in ready), default=0.0)
-        self.known = self._known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
-        self.load = max((group.answers.load for group in ready), default=0.0)
-        self.differ = any(group.answers.differ for group in ready)
-        self.gives_way = all(
-            not g.is_validated and (g.leaves or g.state in (WorkerState.ASLEEP, WorkerState.READY)) for g in groups
-        )
-        self.is_idle = self.gives_way and not busy
-        self._idle = [
-            (each.group.idle_since, each.comeback_cost.seconds)
-            for each in evictions
-            if each.group.idle_since is not None and each.group in ready and each.group.idle
-        ]
-        self.have_only_their_turn = all(group.leaves or group in ready for group in groups)  # once somebody is due
-        self._busy_since = max((group.since for group in busy), default=-inf)
-        self._busy = busy
-        self._long_since = min((group.long_since for group in busy), default=inf)
-        self._idle_in = max((group.until_idle for group in busy), default=0.0)
-        self.go_by_all_gaps = any(not group.gaps for group in ready if group.idle)  # clients of theirs have none yet
-        self._kept = [
-            (each.group.idle_since, usual_gap(each.group), each.comeback_cost.seconds)
-            for each in evictions
-            if usual_gap is not None and each.group.idle_since is not None and each.group in ready and each.group.idle
-        ]
-
-    @property
-    def keep_idle(self) -> bool:
-        """Say whether an idle one among them is kept for its clients."""
-        return bool(self._kept)
-
-    def hold_on(self, gpus: frozenset[GpuId]) -> bool:
-        """Say whether one of them is stuck there, or comes.
-
-        One that comes back by itself, after it lost its quorum, has no switch that keeps others off.
-        """
-        return any(group.stuck_on(gpus) or group.state in COMING for group in self._groups)
-
-    def stretched(self, contender: Contender, wait_target: float) -> float:
-        """Return the wait target of a group for which others wait than batch, as it is where they give way to it."""
-        overhead = contender.known + self.known
-        return policy.stretched(wait_target, overhead, self.load, contender.weight, differ=self.differ)
-
-    def give_way_at(self, contender: Contender, due: float, waiting: float, now: float) -> float:
-        """Return when they give way to a group for which requests wait, and is due at `due`; inf for no reason.
-
-        `waiting`: as of `kept_until`.  Who leaves already, or sleeps, does so now.  A busy one does when its turn is
-        over, and an idle one when its clients are not likely to return any more, or when the other one is due.  For
-        batch it is kept longer.
-        """
-        if not self.gives_way:
-            return inf
-        at = now
-        if self._busy_since > -inf:
-            turn_ends = policy.turn_ends_at(contender.measured, self._busy_since, self._known_drain)
-            at = max(at, self._closes_at(contender, due, turn_ends, self._fullness, now))
-        if self._kept:
-            at = max(at, *(min(until, due) for until in self.kept_until(contender, waiting)))
-        if contender.is_batch and self._idle:
-            there = contender.cost + contender.leave
-            at = max(at, *(min(since + there + comeback, due) for since, comeback in self._idle))
-        return at
-
-    def give_way(
-        self, contenders: Sequence[Contender], dues: Sequence[float], waiting: float, now: float
-    ) -> Sequence[float]:
-        """Return the same for many who wait, by when each is due."""
-        if not self.gives_way:
-            return [inf] * len(dues)
-        if self._kept or (self._idle and any(contender.is_batch for contender in contenders)):
-            return [self.give_way_at(each, due, waiting, now) for each, due in zip(contenders, dues, strict=True)]
-        if self._busy_since == -inf:
-            return [now] * len(dues)
-        ends: dict[float, float] = {}  # of its turn, by the cost of the switch: most have the same
-        found, full = [], self._fullness
-        for contender, due in zip(contenders, dues, strict=True):
-            cost = contender.measured
-            if cost not in ends:
-                ends[cost] = policy.turn_ends_at(cost, self._busy_since, self._known_drain)
-            at = self._closes_at(contender, due, ends[cost], full, now)
-            found.append(at if at > now else now)
-        return found
-
-    @property
-    def _fullness(self) -> float:
-        """Return the greatest fullness of the busy ones, as it is now: it changes with each answer that ends."""
-        return max((group.fullness for group in self._busy), default=0.0)
-
-    def _closes_at(self, contender: Contender, due: float, turn_ends: float, full: float, now: float) -> float:
-        """Return when the busy ones among them, so full, close for one who is due then, once their turn has ended."""
-        at = due if due > turn_ends else turn_ends
-        if full < 1.0 and not contender.is_batch:
-            quiet = max(policy.quiet_from(contender.since, due, full, self._idle_in), turn_ends, now)
-            if quiet < at and quiet < self._long_since:
-                return quiet
-        return at
-
-    def kept_until(self, contender: Contender, waiting: float) -> list[float]:
-        """Return when each idle one stops waiting for its clients to return.
-
-        `waiting`: how many requests wait for its GPUs, for whichever model: they all come so much later.
-        """
-        there = contender.cost + contender.leave
-        if contender.is_batch:
-            waiting = 1.0  # who has no haste does not hurry anybody
-        return [since + policy.linger(usual, there + comeback, waiting) for since, usual, comeback in self._kept]
-
-
-NO_BLOCKERS = Blockers(())
-
-
-class Rivals:
-    """Those who wait and are alike: they need the same of the same GPUs, and the same groups are in their way."""
-
-    def __init__(self) -> None:
-        self.contenders: dict[str, Contender] = {}  # by group
-        self._members: list[Contender] | None = None  # the same; None: to be made
-        self._first: Group | None = None
-        self.blockers = NO_BLOCKERS
-        self.is_open = False  # somebody of them may come, now or later
-        self.is_free = False  # no other switch, loan or validation keeps them from their GPUs
-        self.is_faced = False  # their blockers are those since they were lined up
-        self.faced: tuple[object, ...] | None = None  # as of what their blockers were found; None: to be found anew
-        self.gpus: frozenset[GpuId] = frozenset()
-        self.may_be_on: frozenset[GpuId] = frozenset()
-        self._width: float = 1  # so many of them may have their turns side by side
-        self._turns: float | None = None  # None: to be added up
-        self._dues: tuple[tuple[float, ...], list[float]] | None = None  # and what they were reckoned from
-
-    def add(self, contender: Contender) -> None:
-        contender.reckon(self.blockers.leaving)
-        self.contenders[contender.name] = contender
-        self._note_contenders()
-
-    def remove(self, name: str) -> None:
-        del self.contenders[name]
-        self._note_contenders()
-
-    def note_waiting(self) -> None:
-        """Note that the requests of one of them are others, in number or age."""
-        self._dues = None
-
-    def _note_contenders(self) -> None:
-        self._turns = self._dues = self._members = None
-        self._first = next((contender.group for contender in self.contenders.values()), None)
-
-    @property
-    def first(self) -> Group:
-        assert self._first is not None
-        return self._first
-
-    @property
-    def members(self) -> list[Contender]:
-        """Return all of them, in the order in which they came."""
-        if self._members is None:
-            self._members = [*self.contenders.values()]
-        return self._members
-
-    def stay(self, *, is_free: bool) -> None:
-        """Take in whether they may come to the GPUs that are settled for them; who is in their way is open."""
-        self.is_free, self.is_faced = is_free, False
-        if self.gpus is not self.first.gpus or self.may_be_on is not self.gpus:
-            self.gpus = self.may_be_on = self.first.gpus
-            self._width = 1 if self.gpus else inf  # without a GPU, nobody's turn counts
-
-    def take_place(self, *, is_free: bool) -> None:
-        """Take in likewise to which of several GPUs they would come, by the first of them."""
-        self.is_free, self.is_faced = is_free, False
-        gpus, self.may_be_on = self.first.gpus, self.first.may_be_on
-        self.gpus, self._width = gpus, len(self.may_be_on) // len(gpus) if gpus else inf
-        for contender in self.members:
-            if contender.group.gpus is not gpus:
-                contender.group.place(gpus)
-
-    def face(self, blockers: Blockers, *, is_open: bool) -> None:
-        """Take in who is in their way, and whether somebody of them may come."""
-        if blockers.leaving != self.blockers.leaving:
-            for contender in self.members:
-                contender.reckon(blockers.leaving)
-            self._turns = self._dues = None
-        self.blockers, self.is_open = blockers, is_open
-
-    @property
-    def waiting(self) -> float:
-        """Count the requests that wait for each of their GPUs, as `weight_of`; batch has no haste, and counts not."""
-        return sum(contender.weight for contender in self.members if not contender.is_batch) / self._width
-
-    @property
-    def turns(self) -> float:
-        """Return the seconds that their turns take on each of their GPUs."""
-        if self._turns is None:
-            self._turns = policy.turns(self.members)
-        return self._turns / self._width
-
-    def turn_of(self, contender: Contender) -> float:
-        """Return what one of them has of these turns."""
-        return 0.0 if contender.is_batch else (contender.turn + contender.cost) / self._width
-
-    def dues(self, turns: float, wait_target: float, batch_max_wait: float) -> list[float]:
-        """Return when each of `members` is due, where `turns` is what the turns of all on these GPUs take."""
-        blockers = self.blockers
-        of_blockers = blockers.known, blockers.drain, blockers.load, blockers.differ
-        given = turns, wait_target, batch_max_wait, *of_blockers, self._width
-        if self._dues is not None and self._dues[0] == given:
-            return self._dues[1]
-        ahead: dict[tuple[float, ...], tuple[float, float]] = {}  # by the terms: many have the same
-        found = []
-        for contender in self.members:
-            terms = contender.terms
-            if terms not in ahead:
-                target = batch_max_wait
-                if not contender.is_batch:
-                    target = self.blockers.stretched(contender, wait_target)
-                others = turns - self.turn_of(contender)
-                ahead[terms] = policy.bound(contender, others, target), policy.lead(contender, blockers.drain)
-            bound, lead = ahead[terms]
-            found.append(contender.since + bound - lead)
-        self._dues = given, found
-        return found
 
 
 class Due(NamedTuple):
@@ -616,13 +352,3 @@ class Lineup:
             self._places[group.gpus] = {name: place for place, name in enumerate(names, start=1)}
         places = self._places[group.gpus]
         return places.get(group.name, len(places) + 1)
-
-
-def weight_of(group: Group) -> float:
-    """Count the requests that wait for the group, each 2 ** priority times."""
-    return group.weight * 2.0**group.spec.priority
-
-
-def waits(group: Group) -> bool:
-    """Say whether requests wait for the group while it is not on its GPUs, or on its way off them."""
-    return group.wanted and (group.state in AT_REST or group.state in LEAVING)

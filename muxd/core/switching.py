@@ -14,7 +14,7 @@ for it then serves again, with the leases that are still held (`_resume_spared`)
 
 `settle` runs after every event.  It brings the running switches forward, then looks at everybody who wants a GPU: an
 operator's switch and validations, models with requests waiting, best first (`_next_contender`), groups that crashed,
-models to be preloaded.  For each it asks *when* its blockers give way (`lineup.Blockers`):
+models to be preloaded.  For each it asks *when* its blockers give way (`blockers`):
 
     the blocker                               gives way
     leaves already, or sleeps                 now
@@ -39,13 +39,15 @@ from dataclasses import dataclass
 from math import inf
 
 from . import replicas, standby
+from .blockers import Blockers
 from .clearing import Eviction
 from .commands import Cause, Command, Comparison, RecordSwitch
+from .contender import waits
 from .group import Group
 from .host_state import HostState
 from .lease_book import END_GRACE
 from .ledger import GpuId
-from .lineup import AT_ONCE, NOBODY, Blockers, Lineup, waits
+from .lineup import AT_ONCE, NOBODY, Lineup
 from .operator_switch import OperatorSwitch
 from .spec import NO_DEFAULT, DefaultGroup
 from .states import AT_REST, COMING, WorkerState
