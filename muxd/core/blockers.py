@@ -132,3 +132,12 @@ class Blockers:
 
 
 NO_BLOCKERS = Blockers(())
+
+
+def goes_by_count(group: Group) -> bool:
+    """Say whether when a ready group gives way depends on how many requests wait for others, not only since when.
+
+    So it does with an idle one, which is kept for its clients the shorter, and with one that has many answers under
+    way, for which the wait target of others is stretched the less.
+    """
+    return group.idle or group.answers.load > policy.FEW

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from math import inf
 
 from . import adoption, routers
+from .blockers import goes_by_count
 from .commands import (
     AnswerUnload,
     Command,
@@ -54,7 +55,6 @@ from .lineup import AT_ONCE
 from .loans import Loans
 from .operator_requests import OperatorRequests
 from .orders import Orders
-from .policy import FEW
 from .prefetching import Prefetching
 from .refusals import Refusals, not_configured
 from .scaling import Scaler
@@ -113,7 +113,7 @@ class Scheduler:
         commands = [*self._take_in(event)]
         self._heard.clear()
         conclusions = [*self._settle()]
-        self._counts_matter = any(g.idle or g.answers.load > FEW for g in self.host.in_state(WorkerState.READY))
+        self._counts_matter = any(goes_by_count(group) for group in self.host.in_state(WorkerState.READY))
         self._is_settled = all(isinstance(command, SetTimer) for command in conclusions)
         return [*commands, *conclusions]
 
