@@ -114,6 +114,7 @@ class OrderRecord(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True)
     """An operator's order, or a switch, that was not carried out yet when muxd left its workers to the next one."""
 
     boot_id: str = ""  # of the boot that it counts for
+    left: float | None = None  # when that muxd left, in seconds of CLOCK_BOOTTIME
     model: str
     verb: Verb | None = None  # None: a switch to it
     now: bool = False

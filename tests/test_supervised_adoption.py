@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from muxd.core.events import Verb
 from muxd.core.spec import Learned
@@ -340,6 +341,12 @@ async def test_beside_what_cannot_be_killed_no_next_muxd_would_start(autojump_cl
 @asynccontextmanager
 async def left_by_handover(folder: Path, act: Act, **of_a: object) -> AsyncIterator[OneSupervisor]:
     """The next muxd of one that handed over once it had done that."""
+    async with killed_after(folder, handed_over_after(act), **of_a) as host, next_muxd(host) as muxd:
+        yield muxd
+
+
+def handed_over_after(act: Act) -> Act:
+    """Muxd leaves everything to the next one once it has done that."""
 
     async def hand_over(muxd: OneSupervisor) -> None:
         await act(muxd)
@@ -347,8 +354,7 @@ async def left_by_handover(folder: Path, act: Act, **of_a: object) -> AsyncItera
         muxd.service.leave()
         assert muxd.supervisor.finished.is_set()
 
-    async with killed_after(folder, hand_over, **of_a) as host, next_muxd(host) as muxd:
-        yield muxd
+    return hand_over
 
 
 def busy_when(verb: Verb, name: str = "a", **terms: int) -> Act:
@@ -425,12 +431,7 @@ async def test_a_switch_that_waited_is_made_by_the_next_muxd_for_the_same_operat
 
 
 async def test_what_was_ordered_before_a_reboot_is_not_given_again(autojump_clock, tmp_path):
-    async def hand_over(muxd: OneSupervisor) -> None:
-        await busy_when(Verb.RESTART)(muxd)
-        await muxd.service.prepare_handover(upgrade=False, now=False)
-        muxd.service.leave()
-
-    async with killed_after(tmp_path, hand_over) as host:
+    async with killed_after(tmp_path, handed_over_after(busy_when(Verb.RESTART))) as host:
         for child in host.children.all:
             child.kill()
         shutil.rmtree(tmp_path / "state" / "workers")
@@ -439,6 +440,35 @@ async def test_what_was_ordered_before_a_reboot_is_not_given_again(autojump_cloc
         async with next_muxd(host) as muxd:
             await trio.sleep(60.0)
             assert muxd.status("a")["state"] == "unloaded"
+            assert muxd.saved.orders == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "passed", "then"),
+    [
+        (Verb.RESTART, 601.0, None),
+        (Verb.RESTART, 599.0, "ready"),
+        (Verb.STOP, 3600.0, "stopped"),
+    ],
+)
+async def test_an_order_is_dropped_where_no_muxd_was_there_for_longer_than_a_request_may_wait(
+    autojump_clock, tmp_path, verb, passed, then
+):
+    async with killed_after(tmp_path, handed_over_after(busy_when(verb))) as host:
+        (order,) = host.state.state.orders
+        assert order.left is not None
+        host.state.state.orders = [replace(order, left=order.left - passed)]
+        async with next_muxd(host) as muxd:
+            if then is not None:
+                await muxd.next_move("a", "unloaded")
+                await muxd.until("a", then)
+            await trio.sleep(60.0)
+            assert muxd.status("a")["state"] == (then or "ready")
+            dropped = [each async for each in muxd.service.events(0, follow=False) if each["type"] == "order_dropped"]
+            assert [(each["model"], each["order"], each["by"]) for each in dropped] == (
+                [] if then else [("a", "restart", "root")]
+            )
+            assert len(host.children.all) == (3 if then == "ready" else 2)
             assert muxd.saved.orders == []
 
 

@@ -8,6 +8,7 @@ KINDS = (
     "muxd_started",
     "notice",  # what an operator should mend although a model serves, or so that it can; with `over` once it is
     "operator",  # an order, with the user who gave it
+    "order_dropped",  # an order that an earlier muxd left is too old to be carried out
     "proxy_exited",
     "reload",
     "reload_failed",
