@@ -31,7 +31,7 @@ from .auth.origins import Origins
 from .catalogue import Catalogue
 from .dispatcher import RequestDispatcher, shutting_down
 from .leases import Leases
-from .proxied_request import RequestTimeouts
+from .request_timeouts import RequestTimeouts
 from .requests.plain_heads import own_names
 from .sockets.context import HEAD_MEMORY, ConnectionContext, ProxyLimits
 from .sockets.downstream import ClientConnection

@@ -25,7 +25,8 @@ from .embedding import Embedding
 from .grant import Grant
 from .leases import Leases
 from .preload import Preload
-from .proxied_request import ProxiedRequest, RequestTimeouts
+from .proxied_request import ProxiedRequest
+from .request_timeouts import RequestTimeouts
 from .requests import capabilities, classes, encodings, ollama, routes
 from .requests.embeddings import AskedEmbeddings
 from .requests.plain_heads import COMMENTS_HEADER, HeadJudge

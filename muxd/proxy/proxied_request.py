@@ -36,8 +36,6 @@ import logging
 from math import inf
 from time import monotonic
 
-from msgspec import Struct
-
 from muxd.http.request import Request
 from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, spliced
 
@@ -79,13 +77,6 @@ _LOSSES = {
     UpstreamLoss.GARBAGE: (BAD_GATEWAY, "worker_garbled", "cannot be understood"),
     UpstreamLoss.SILENT: (GATEWAY_TIMEOUT, "upstream_timeout", "is too slow"),
 }
-
-
-class RequestTimeouts(Struct, frozen=True):
-    """The times of all proxied requests, in seconds."""
-
-    upstream_timeout: float = inf  # to the first byte of a response
-    comment_interval: float = inf  # between two comments to a streaming client that waits
 
 
 class ProxiedRequest:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from muxd.http.request import Request
 
 from .forwarding import around_length, worker_head
+from .request_timeouts import RequestTimeouts
 from .requests import routes
 from .telemetry.request_ids import RequestId
 from .telemetry.usage import USAGE_READERS
@@ -18,7 +19,6 @@ from .telemetry.usage import USAGE_READERS
 if TYPE_CHECKING:
     from .catalogue import CatalogueEntry
     from .lease import ModelLease
-    from .proxied_request import RequestTimeouts
 
 _MOST_WAYS = 16  # names of models that are kept of one head
 _MOST_SENT = 8  # heads for workers that are kept of one way
@@ -50,7 +50,7 @@ class Way:
         found: routes.WorkerRequest,
         entry: "CatalogueEntry",
         lease: "ModelLease",
-        pace: "RequestTimeouts",
+        pace: RequestTimeouts,
         *,
         ruled: bool,
     ) -> None:

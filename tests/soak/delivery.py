@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import trio
 
-from muxd.proxy.proxied_request import RequestTimeouts
+from muxd.proxy.request_timeouts import RequestTimeouts
 from muxd.proxy.sockets import reactor
 from tests.proxy.http_client import HttpClient, chat, post
 from tests.proxy.proxy_env import QUIET, ProxyEnv, open_proxy_env
