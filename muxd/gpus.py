@@ -12,7 +12,7 @@ from typing import Protocol
 import trio
 from msgspec import Struct
 
-from .config import Config
+from .config.schema import Config
 from .core.ledger import GpuId
 
 #: The number of pretend GPUs that have a UUID.

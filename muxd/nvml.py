@@ -12,8 +12,8 @@ from functools import partial
 import pynvml
 import trio
 
-from .config import Config
 from .config.flags import runs_on_cpu
+from .config.schema import Config
 from .core.ledger import GpuId
 from .gpus import CannotAsk, GpuHealth, GpuIdentity, GpuMemory, Gpus, NoGpus
 from .host.bounded import NoAnswer, within

@@ -9,12 +9,12 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from muxd.children import RUN_DIR, mark_of, token_of
+from muxd.config.findings import Finding
 from muxd.config.flags import runs_on_cpu
 from muxd.config.folders import why_not_had
 from muxd.config.lines import KeyPath
 from muxd.config.model_schema import Model
 from muxd.config.problems import Problems, shown_file
-from muxd.config.rules import Finding
 from muxd.config.schema import Config, GiB, MiB
 from muxd.core.ledger import GpuId, in_order
 from muxd.engines.engine_packages import Interpreter

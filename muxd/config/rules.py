@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from .declarations import keys_of
 from .default_paths import default_cache_dir, default_log_dir
 from .engine_options import DEFAULT_ENGINE, OPTION_KEYS, RemoteOptions, engines_with
+from .findings import SHELL_VARIABLE, Finding
 from .flag_advice import why_flag
 from .folders import why_no_logs, why_no_socket
 from .half_options import HALVES
@@ -38,12 +39,6 @@ OWNED_ENV = {
 # Names that no model may have: the managed proxy's log and lock files, and `muxctl logs` for the proxy and muxd.
 _OF_A_PROCESS = re.compile(r"muxd-proxy-[0-9]+")
 OWN_NAMES = {"muxd-proxy": "the proxy is", "proxy": "the proxy is", "muxd": "muxd is", "muxd-ui": "the console is"}
-
-# ${NAME} anywhere, but $NAME only as a path or at the beginning of one, also in a list of paths: "pa$word" may be a
-# password.
-VARIABLE = re.compile(r"\$\{\w+[^}]*\}|^\$[A-Za-z_]\w*(?=$|[/:])|(?<=:)\$[A-Za-z_]\w*(?=$|[/:])")
-
-Finding = tuple[KeyPath, str]
 
 
 def check(
@@ -460,6 +455,6 @@ def _env(model: Model) -> Iterator[Finding]:
     for variable, value in model.env.items():
         if variable in OWNED_ENV:
             yield ("env", variable), f"muxd sets it; {OWNED_ENV[variable]}"
-        elif wanted := VARIABLE.search(value):
+        elif wanted := SHELL_VARIABLE.search(value):
             advice = "write the value, or leave it out: a worker has muxd's own environment"
             yield ("env", variable), f"{wanted[0]} would be taken literally, nothing is expanded; {advice}"

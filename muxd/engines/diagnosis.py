@@ -12,7 +12,7 @@ from signal import SIGKILL
 
 from msgspec import Struct
 
-from muxd.config import Model
+from muxd.config.model_schema import Model
 from muxd.errors import (
     AccessDenied,
     DiskFull,

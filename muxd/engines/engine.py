@@ -7,8 +7,9 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from muxd.config import Daemon, Model
 from muxd.config.command_lines import Command
+from muxd.config.model_schema import Model
+from muxd.config.schema import Daemon
 from muxd.engines.observed_server import ObservedServer
 
 from .diagnosis import Diagnosis, Evidence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct, field
 
+from muxd.config.findings import Finding
 from muxd.config.flags import flag_of
 from muxd.config.model_schema import Model
-from muxd.config.rules import Finding
 from muxd.config.schema import Config, Daemon
 from muxd.core.ledger import GpuId
 from muxd.errors import EngineMissing

@@ -8,7 +8,8 @@ import os
 import shutil
 from functools import partial
 
-from muxd.config import Config, Model
+from muxd.config.model_schema import Model
+from muxd.config.schema import Config
 from muxd.threads import in_thread
 
 from .kind import InstallationChecks, NotInstalled

@@ -1,6 +1,6 @@
 """muxd itself starts the server, by the command line that its engine makes of the model's keys."""
 
-from muxd.config import Model
+from muxd.config.model_schema import Model
 from muxd.engines.engine import Engine, LaunchContext, LaunchSpec
 
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from muxd.config import Model
+from muxd.config.model_schema import Model
 from muxd.engines.engine import Engine, LaunchContext, LaunchSpec
 
 from .argv import ArgvLauncher

@@ -6,9 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from muxd.children import ANY_PORT
-from muxd.config import Model
 from muxd.config.devices import ORDER
-from muxd.config.model_schema import Script
+from muxd.config.model_schema import Model, Script
 from muxd.engines.engine import Engine, LaunchContext, LaunchSpec, ServerKeys
 
 

@@ -7,9 +7,9 @@ from itertools import takewhile
 from os.path import basename
 
 from muxd.config.engine_options import OpenAIOptions
+from muxd.config.findings import SHELL_VARIABLE, Finding
 from muxd.config.model_schema import Model
 from muxd.config.names import did_you_mean
-from muxd.config.rules import VARIABLE, Finding
 from muxd.config.server_commands import BRACE, OF_RUNNING_SERVER, OF_SERVER, placeholders_in
 
 #: The routes of OpenAI's API, and those that its imitators have beside them (llama.cpp, Ollama, TEI, vLLM).  A server
@@ -96,7 +96,7 @@ def _words(
         elif name == "model_path" and not model.model_path:
             yield key, "{model_path} stands for the key model_path, which is not there; write it"
     plain = takewhile(lambda word: basename(word) not in EXPANDING, words)  # before a shell, as in env A=b sh -c ...
-    if (wanted := next(filter(None, map(VARIABLE.search, plain)), None)) is not None:
+    if (wanted := next(filter(None, map(SHELL_VARIABLE.search, plain)), None)) is not None:
         yield key, f"{wanted[0]} would be taken literally, no shell is involved; write the value"
     if environ is not None and not shutil.which(words[0], path=model.env.get("PATH", environ.get("PATH"))):
         yield key, f"{words[0]} is not an executable that can be found; install it, or give its path"

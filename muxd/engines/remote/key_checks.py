@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from muxd.config.engine_options import RemoteOptions
+from muxd.config.findings import Finding
 from muxd.config.model_schema import Model
-from muxd.config.rules import Finding
 
 _OF_A_PROCESS = {
     "model_path": "the servers that run there have it",

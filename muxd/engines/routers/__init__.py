@@ -1,6 +1,6 @@
 """Routers: the servers that pass the requests of a group on to its workers, one kind in each module."""
 
-from muxd.config import Model
+from muxd.config.model_schema import Model
 
 from .sglang_router import SGLangRouter
 from .stand_in import StandInRouter

@@ -4,9 +4,9 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 
+from muxd.config.findings import Finding
 from muxd.config.flags import owned_flag
 from muxd.config.router_options import RouterOptions
-from muxd.config.rules import Finding
 
 # Flags that muxd itself sets for the router, each with what the user does instead.
 _WORKERS = "leave it out: muxd tells the router its workers"

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-from muxd.config import Model
+from muxd.config.model_schema import Model
 from muxd.config.router_options import RouterOptions
 from muxd.engines import diagnosis
 from muxd.engines.diagnosis import Diagnosis, Evidence

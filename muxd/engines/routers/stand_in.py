@@ -2,7 +2,7 @@
 
 import sys
 
-from muxd.config import Model
+from muxd.config.model_schema import Model
 from muxd.engines.engine import LaunchContext
 
 from .worker_api import WorkerApiRouter

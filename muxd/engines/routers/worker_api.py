@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import trio
 
-from muxd.config import Model
 from muxd.config.command_lines import Command
+from muxd.config.model_schema import Model
 from muxd.engines import diagnosis
 from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import CommandSpec, Engine, LaunchContext

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from muxd.config.engine_options import SGLangOptions
+from muxd.config.findings import SHELL_VARIABLE, Finding
 from muxd.config.flag_advice import OWNED_FLAGS, why_foreign
 from muxd.config.flags import (
     DATA,
@@ -24,7 +25,6 @@ from muxd.config.flags import (
 )
 from muxd.config.half_options import HALVES
 from muxd.config.model_schema import Model
-from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import shown
 from muxd.engines.engine_packages import Interpreter
 from muxd.engines.kind import ArgFault, no_interpreter
@@ -106,7 +106,7 @@ def _words_findings(args: Sequence[str]) -> Iterator[str]:
             yield f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
         elif why := _no_flag(arg):
             yield f"{shown(arg)} {why}"
-        elif (value := _value_in(arg))[:1] not in ("{", "[") and (wanted := VARIABLE.search(value)):
+        elif (value := _value_in(arg))[:1] not in ("{", "[") and (wanted := SHELL_VARIABLE.search(value)):
             yield f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
     if (first := "".join(args[:1])) and not (first[0] in "-$" or _no_flag(first)):
         yield f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'

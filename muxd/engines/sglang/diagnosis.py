@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from muxd.config import Model
+from muxd.config.model_schema import Model
 from muxd.engines import diagnosis
 from muxd.engines.diagnosis import Diagnosis, Evidence, quote
 from muxd.engines.log_patterns import GENERAL_PATTERNS

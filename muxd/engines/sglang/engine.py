@@ -11,9 +11,9 @@ from typing import Any
 
 import trio
 
-from muxd.config import Model
 from muxd.config.command_lines import Command, is_server
 from muxd.config.flags import FRACTION, TENSOR, flag_of, parallel
+from muxd.config.model_schema import Model
 from muxd.engines.diagnosis import Diagnosis, Evidence, of_stranger
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import LOCKED, EngineCallFailed, EngineClient

@@ -1,6 +1,7 @@
 """The simulator: SGLang's calls and probes, with pretend memory and a server of our own."""
 
-from muxd.config import Model, SimulatorOptions
+from muxd.config.engine_options import SimulatorOptions
+from muxd.config.model_schema import Model
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.sglang.engine import SGLang, gate_flags, server_flags
 

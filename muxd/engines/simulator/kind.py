@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from muxd.config.engine_options import SimulatorOptions
+from muxd.config.findings import Finding
 from muxd.config.model_schema import Model
-from muxd.config.rules import Finding
 from muxd.config.schema import Config
 from muxd.core.ledger import GpuId
 from muxd.engines.kind import PretendGpus

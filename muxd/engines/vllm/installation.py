@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from muxd.config.findings import Finding
 from muxd.config.flags import flag_of
 from muxd.config.model_schema import Model
-from muxd.config.rules import Finding
 from muxd.engines.engine_packages import EnginePackage, Interpreter
 from muxd.engines.kind import ArgFault
 

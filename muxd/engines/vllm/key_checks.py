@@ -7,9 +7,9 @@ from contextlib import suppress
 from itertools import chain
 
 from muxd.config.engine_options import VLLMOptions
+from muxd.config.findings import SHELL_VARIABLE, Finding
 from muxd.config.flags import flag_of, owned_flag, parallel
 from muxd.config.model_schema import Model
-from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import show_size, shown
 from muxd.engines.kind import no_interpreter
 
@@ -68,7 +68,7 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
         elif re.match(r"--?[A-Za-z][\w.-]*\s", arg):
             apart = ", ".join(map(shown, arg.split()))
             yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
-        elif arg[:1] not in "{[" and (wanted := VARIABLE.search(arg)):
+        elif arg[:1] not in "{[" and (wanted := SHELL_VARIABLE.search(arg)):
             yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
     if API_KEY in model.env:
         yield ("env", API_KEY), f"muxd keeps it from the worker; {OWNED_FLAGS['--api-key']}"
