@@ -5,14 +5,13 @@ of its own; a card that is divided into slices is none: CUDA gives processes its
 whole device; figures by process are told where NVML has them, which is not in containers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
 from msgspec import Struct
 
-from .config.schema import Config
 from .core.ledger import GpuId
 
 #: The number of pretend GPUs that have a UUID.
@@ -72,8 +71,8 @@ class Gpus(Protocol):
         """Return a fresh reading, with `holders` by process too; empty where no GPU can be read."""
         ...
 
-    def cover(self, config: Config) -> None:
-        """Read the GPUs of these models from now on; they must all have this source."""
+    def cover(self, gpus: Iterable[GpuId]) -> None:
+        """Read these GPUs too from now on; they must all have this source."""
         ...
 
 
@@ -90,7 +89,7 @@ class NoGpus:
         await trio.lowlevel.checkpoint()
         return {}
 
-    def cover(self, config: Config) -> None:
+    def cover(self, gpus: Iterable[GpuId]) -> None:
         pass
 
 

@@ -5,15 +5,13 @@ with pretend GPUs or none of its own has no use for it.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 
 import pynvml
 import trio
 
-from .config.flags import runs_on_cpu
-from .config.schema import Config
 from .core.ledger import GpuId
 from .gpus import CannotAsk, GpuHealth, GpuIdentity, GpuMemory, Gpus, NoGpus
 from .host.bounded import NoAnswer, within
@@ -52,7 +50,7 @@ class NvmlGpus:
             return {}
         return self.latest
 
-    def cover(self, config: Config) -> None:
+    def cover(self, gpus: Iterable[GpuId]) -> None:
         pass
 
 
@@ -145,12 +143,12 @@ def _place_of(mig: object, card_uuid: str) -> str:
     return f"MIG-{card_uuid}/{instances[0]}/{instances[1]}"
 
 
-def open_real_gpus(config: Config) -> Gpus:
-    """Return this machine's GPUs as NVML tells them; NoGpus where there is no driver."""
+def open_real_gpus(*, needed: bool) -> Gpus:
+    """Return this machine's GPUs as NVML tells them; NoGpus without a driver, with a warning where GPUs are needed."""
     try:
         return NvmlGpus()
     except pynvml.NVMLError as error:
-        if not all(not model.gpus or runs_on_cpu(model.args) for model in config.models):
+        if needed:
             remedy = "install NVIDIA's driver, or give this user or container the GPUs"
             log.warning("no GPU can be seen, and no GPU memory is measured: %s; %s", error, remedy)
         return NoGpus()

@@ -12,7 +12,7 @@ Engines, HTTP client, launch, state file and logs are the real ones.  Whatever a
 
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -378,8 +378,8 @@ class FakeGpus:
         self.latest = self.now()
         return self.latest
 
-    def cover(self, config: Config) -> None:
-        self.ids = sorted({gpu for model in config.models for gpu in model.gpus})
+    def cover(self, gpus: Iterable[str]) -> None:
+        self.ids = sorted(set(gpus))
 
 
 class FakeHost:

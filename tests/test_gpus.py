@@ -8,8 +8,9 @@ import pytest
 import trio
 
 from muxd.config import Config, Daemon, Model
+from muxd.engines.gpu_source import open_gpus
 from muxd.gpus import GpuHealth
-from muxd.nvml import NVML_TIMEOUT, NvmlGpus, open_real_gpus
+from muxd.nvml import NVML_TIMEOUT, NvmlGpus
 
 
 @pytest.fixture
@@ -66,9 +67,9 @@ def test_no_driver_is_a_warning_that_says_what_to_do(monkeypatch, caplog, tmp_pa
 
     monkeypatch.setattr(pynvml, "nvmlInit", fail)
     daemon = Daemon(tmp_path / "s", tmp_path, tmp_path)
-    open_real_gpus(Config(daemon, models=(Model("a", model_path="o/a", args=("--device", "cpu")),)))
+    open_gpus(Config(daemon, models=(Model("a", model_path="o/a", args=("--device", "cpu")),)))
     assert not caplog.messages
-    open_real_gpus(Config(daemon, models=(Model("a", model_path="o/a"),)))
+    open_gpus(Config(daemon, models=(Model("a", model_path="o/a"),)))
     assert "; install NVIDIA's driver, or give this user or container the GPUs" in caplog.messages[0]
 
 

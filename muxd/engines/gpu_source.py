@@ -1,5 +1,6 @@
 """Whose GPUs muxd reads: this machine's, or the pretend ones that an engine brings."""
 
+from muxd.config.flags import runs_on_cpu
 from muxd.config.schema import Config
 from muxd.gpus import Gpus
 
@@ -19,7 +20,7 @@ def open_gpus(config: Config) -> Gpus:
         return pretend.open(config)
     from muxd.nvml import open_real_gpus
 
-    return open_real_gpus(config)
+    return open_real_gpus(needed=any(model.gpus and not runs_on_cpu(model.args) for model in config.models))
 
 
 def _pretend_gpus(config: Config) -> PretendGpus | None:

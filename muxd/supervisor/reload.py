@@ -146,7 +146,7 @@ class Reloader:
         another in the core.
         """
         context = self._context
-        context.workers.gpus.cover(reload.wanted)
+        context.workers.gpus.cover(gpu for model in reload.wanted.models for gpu in model.gpus)
         context.workers.withhold(reload.wanted)
         self.config = reload.wanted
         self.is_written, self.failed = False, None

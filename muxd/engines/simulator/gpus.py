@@ -25,7 +25,7 @@ class SimulatedGpus:
 
     def __init__(self, ledger: GpuLedger, ids: Iterable[GpuId]) -> None:
         self._ledger = ledger
-        self._ids = in_order(ids)
+        self._ids = in_order(set(ids))
         self.latest: dict[GpuId, GpuMemory] = {}
 
     async def read(self, *, holders: bool = False) -> dict[GpuId, GpuMemory]:
@@ -39,8 +39,8 @@ class SimulatedGpus:
             return {}
         return self.latest
 
-    def cover(self, config: Config) -> None:
-        self._ids = in_order({*self._ids, *_ids(config)})  # workers that a reload has removed are on theirs yet
+    def cover(self, gpus: Iterable[GpuId]) -> None:
+        self._ids = in_order({*self._ids, *gpus})  # workers that a reload has removed are on theirs yet
 
 
 def ledger_path(daemon: Daemon) -> Path:
@@ -57,7 +57,7 @@ def open_simulated_gpus(config: Config) -> SimulatedGpus:
         ledger.holders("0")
     except (*UNREADABLE, TypeError) as error:
         put_aside(path, error)
-    return SimulatedGpus(ledger, _ids(config))
+    return SimulatedGpus(ledger, (gpu for model in config.models for gpu in model.gpus))
 
 
 def read_simulated_gpus(config: Config, ids: Iterable[GpuId]) -> list[GpuMemory]:
@@ -67,7 +67,3 @@ def read_simulated_gpus(config: Config, ids: Iterable[GpuId]) -> list[GpuMemory]
     with suppress(*UNREADABLE, TypeError):
         held = {id: GpuLedger(path, total).holders(id) for id in ids} if path.exists() else {}
     return [GpuMemory(id, "simulated GPU", total, sum(held.get(id, {}).values()), held.get(id, {})) for id in ids]
-
-
-def _ids(config: Config) -> list[GpuId]:
-    return in_order({gpu for model in config.models for gpu in model.gpus})
