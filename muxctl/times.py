@@ -12,7 +12,6 @@ from math import isfinite
 
 from muxctl.exit_codes import CommandFailed, ExitCode
 
-_FORMS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 _CLOCKS = ("%H:%M:%S", "%H:%M")
 
 

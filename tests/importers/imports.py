@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from muxd.config.load import read_config
-from muxd.config.problems import Problems
 from muxd.config.schema import Config
 from muxd.errors import ConfigError
-from muxd.importers.import_overlay import PROGRAMS, ImportOverlay
+from muxd.importers.import_overlay import ImportOverlay
 from muxd.importers.imported_file import file_text
 
 
@@ -58,10 +57,6 @@ class Imports:
         with pytest.raises(ConfigError) as caught:
             read_config(None, self.environ, overlay, host=False)[1].raise_any()
         return [problem.replace(f"{self.folder}/", "") for problem in caught.value.problems]
-
-    def converted(self, text, name="config.json"):
-        """muxd's tables as they would be written, without a check."""
-        return PROGRAMS[self.program](self.write(text, name), Problems([]))
 
     def remarks(self, text, name="config.json"):
         """What is said of keys without an equal, in the order of the file, without its path."""

@@ -76,15 +76,6 @@ def running() -> Iterator[tuple[int, int]]:
                 yield int(entry.name), int(session)
 
 
-def main_process_on(port: int) -> int | None:
-    """The pid of the SGLang server that was told to listen on this port."""
-    for pid, _session in running():
-        words = command_line(pid).split()
-        if "sglang.launch_server" in words and f"--port {port} " in f"{' '.join(words)} ":
-            return pid
-    return None
-
-
 def server_processes(main_process: int) -> dict[int, str]:
     """{pid: role} of all that belongs to a server, also after its main process died: SGLang stays in one session."""
     return {pid: role(pid) for pid, session in running() if session == main_process}
