@@ -27,7 +27,7 @@ from .leases import Leases
 from .preload import Preload
 from .proxied_request import ProxiedRequest
 from .request_timeouts import RequestTimeouts
-from .requests import capabilities, classes, encodings, ollama, routes
+from .requests import capabilities, encodings, ollama, request_class, routes
 from .requests.embeddings import AskedEmbeddings
 from .requests.plain_heads import COMMENTS_HEADER, HeadJudge
 from .requests.request_info import BodyFormat, RequestInfo, no_messages, unnamed
@@ -298,7 +298,7 @@ class RequestDispatcher:
             priority, comments = (0, True) if api_key is None else (api_key.priority, api_key.comments)
             if streams and not request.is_plain:
                 comments = comments and _takes_comments(request)
-            is_batch = classes.is_batch(request, asked.tier(), api_key)
+            is_batch = request_class.is_batch(request, asked.tier(), api_key)
             proxied = kind(client, request, way, record, lines, priority, is_batch, streams, comments)
         if way.entry.fatal_error:
             proxied.fatal_error = way.entry.fatal_error

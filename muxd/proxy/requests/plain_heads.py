@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from muxd.http.request import Request
 
-from .classes import CLASS_HEADER
 from .content_types import JSON
+from .request_class import CLASS_HEADER
 
 #: The header by which a client says that its stream may have no comments.
 COMMENTS_HEADER = b"x-muxd-comments"

@@ -12,7 +12,7 @@ from muxd.proxy.answers import Refusal
 
 from .content_types import demand_json, take_as_json
 from .json_spans import JsonSpan, members, no_model
-from .keeping import seconds_of
+from .keep_alive import seconds_of
 from .multipart import read_form
 
 T = TypeVar("T")

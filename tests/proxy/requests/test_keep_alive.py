@@ -5,7 +5,7 @@ from math import inf
 import pytest
 
 from muxd.proxy.answers import Refusal
-from muxd.proxy.requests.keeping import seconds_of
+from muxd.proxy.requests.keep_alive import seconds_of
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
-from muxd.proxy.requests.classes import is_batch
+from muxd.proxy.requests.request_class import is_batch
 
 
 @dataclass
