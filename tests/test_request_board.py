@@ -4,8 +4,8 @@ import pytest
 import trio
 
 from muxd.errors import BadRequest, RequestNotFound
+from muxd.history.journal import ALL, EntryFilter
 from muxd.history.series import SeriesQuery
-from muxd.journal import ALL, EntryFilter
 from muxd.protocol import (
     ActivityReport,
     CancelWish,

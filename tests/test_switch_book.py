@@ -8,7 +8,7 @@ import trio.testing
 
 from muxd.core.events import Verb
 from muxd.errors import ConfigError
-from muxd.journal import ALL, EntryFilter
+from muxd.history.journal import ALL, EntryFilter
 from muxd.protocol import LeaseWish
 
 from .fakes import a_model

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from muxd.errors import BadRequest
+from muxd.history.journal import EntryFilter
 from muxd.http.request import Request
-from muxd.journal import EntryFilter
 from muxd.merged_logs import LogWindow
 
 T = TypeVar("T", bound=Struct)

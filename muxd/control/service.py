@@ -8,8 +8,8 @@ import trio
 from muxd.borrowers import Borrower
 from muxd.core.events import Verb
 from muxd.core.spec import LoanTerms
+from muxd.history.journal import ALL, EntryFilter
 from muxd.history.series import SeriesQuery
-from muxd.journal import ALL, EntryFilter
 from muxd.protocol import MuxdMessage, ProxyMessage, ToldError
 
 Message = dict[str, Any]  # one JSON object

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from muxd.journal import KEPT, Entry, Journal
 from muxd.protocol import ActivityReport
 
+from .journal import KEPT, Entry, Journal
 from .request_rates import RequestRates
 from .series import NotedModel, Series, SeriesRow
 from .usage_book import UsageBook, UsageRow

@@ -9,7 +9,7 @@ from muxd.config import Config
 from muxd.core.events import Event
 from muxd.core.view import CoreView
 from muxd.history import History
-from muxd.journal import Journal
+from muxd.history.journal import Journal
 from muxd.log_losses import LogTeller, Losses
 from muxd.workers import WorkerContext
 

@@ -21,7 +21,7 @@ from muxd.core.events import Event, LoanAsked, LoanEnded
 from muxd.core.ledger import in_order, shown_gpu
 from muxd.core.spec import LoanTerms
 from muxd.errors import LoanNotFound, error_of
-from muxd.journal import Journal
+from muxd.history.journal import Journal
 from muxd.protocol import seconds
 from muxd.saved_state import LoanRecord, StateFile
 from muxd.ticks import next_tick

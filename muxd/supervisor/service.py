@@ -23,9 +23,9 @@ from muxd.core.spec import LoanTerms
 from muxd.engines.registry import kind_of
 from muxd.errors import BadRequest, ModelNotFound, MuxdError, NotHeld, RequestNotFound
 from muxd.frontends.console_child import console_log_files
+from muxd.history.journal import ALL, EntryFilter
 from muxd.history.series import FIELDS, SeriesQuery
 from muxd.history.usage_book import KEPT_DAYS
-from muxd.journal import ALL, EntryFilter
 from muxd.log_losses import LogTeller
 from muxd.log_names import own_log_file
 from muxd.metrics import SupervisorMetrics

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from muxd.core.commands import Comparison, RecordSwitch
 from muxd.history import History
-from muxd.journal import Entry, EntryFilter
+from muxd.history.journal import Entry, EntryFilter
 from muxd.metrics.switches import PARTS, SwitchEnd
 from muxd.protocol import seconds
 

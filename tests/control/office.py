@@ -10,8 +10,8 @@ from muxd.borrowers import Borrower
 from muxd.core.events import Verb
 from muxd.core.spec import LoanTerms
 from muxd.errors import BadRequest, ConfigError, LoanNotFound, ModelNotFound
+from muxd.history.journal import ALL, EntryFilter
 from muxd.history.series import SeriesQuery
-from muxd.journal import ALL, EntryFilter
 from muxd.protocol import (
     LeaseQueued,
     LeaseRelease,

@@ -13,9 +13,9 @@ import trio
 
 from muxd.control.service import ControlService
 from muxd.core.spec import LoanTerms
+from muxd.history.journal import EntryFilter
 from muxd.history.series import SeriesQuery
 from muxd.http.response import request_head
-from muxd.journal import EntryFilter
 
 from .conftest import Desk, split, until, until_closed
 from .office import METRICS, FakeOffice

@@ -13,8 +13,8 @@ from muxd.history import History
 from muxd.history import database as module
 from muxd.history.book import MOST
 from muxd.history.database import HistoryFile
+from muxd.history.journal import LEFT_OUT
 from muxd.history.series import FIELDS, STEPS, NotedModel
-from muxd.journal import LEFT_OUT
 from muxd.protocol import ActivityReport, KeyUsage, ModelActivity
 from tests.fakes import InlineThread
 

@@ -6,7 +6,7 @@ import pytest
 import muxd
 from muxd.errors import BadRequest
 from muxd.history.event_kinds import KINDS
-from muxd.journal import KEPT, LAG, LEFT_OUT, EntryFilter, Journal
+from muxd.history.journal import KEPT, LAG, LEFT_OUT, EntryFilter, Journal
 
 
 def drain(channel):

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from muxd.journal import KEPT
+from muxd.history.journal import KEPT
 from tests.end_to_end.muxd import Muxd, eventually
 from tests.faults.oracles import memory
 
