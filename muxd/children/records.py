@@ -156,13 +156,13 @@ def records_in(run_dir: Path) -> list[ChildRecord]:
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether a living shim holds the lock file."""
+    """Say whether a living shim holds the lock file; others may look at the same time."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

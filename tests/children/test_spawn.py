@@ -1,14 +1,17 @@
 """A start: one copy only, and nothing is left of one that fails."""
 
 import errno
+import fcntl
 import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from muxd.children import Children
+from muxd.children.records import is_locked
 from muxd.errors import CannotSpawn
 from tests.childworld import zombies_of
 
@@ -22,6 +25,18 @@ async def test_a_name_runs_once(world):
     await child.wait()
     again = world.spawn(world.sh("exit 4"))
     assert (await again.wait()).status == 4
+
+
+async def test_who_looks_whether_a_child_lives_is_not_taken_for_its_shim(world):
+    child = world.spawn(world.sh(f"exec {world.sleep}"))
+    lock_file = Path(child.record.lock_file)
+    assert is_locked(lock_file)
+    child.kill()
+    await child.wait()
+    looking = os.open(lock_file, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    assert not is_locked(lock_file)
+    os.close(looking)
 
 
 @contextmanager
