@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -83,11 +84,15 @@ def rights() -> Rights:
 
 @pytest.fixture
 async def desk(tmp_path: Path, rights: Rights, nursery: trio.Nursery) -> AsyncIterator[Desk]:
-    office = FakeOffice(tmp_path)
-    control = ControlSocket(tmp_path / "muxd.sock")
-    desk = Desk(control.path, office, nursery)
-    limits = ServerLimits(linger_timeout=0.1, write_timeout=1.0)
-    await nursery.start(partial(serve_control, office, control.listener, rights, limits))
+    async with open_desk(tmp_path, rights, ServerLimits(linger_timeout=0.1, write_timeout=1.0), nursery) as desk:
+        yield desk
+
+
+@asynccontextmanager
+async def open_desk(folder: Path, rights: Rights, limits: ServerLimits, nursery: trio.Nursery) -> AsyncIterator[Desk]:
+    control = ControlSocket(folder / "muxd.sock")
+    desk = Desk(control.path, FakeOffice(folder), nursery)
+    await nursery.start(partial(serve_control, desk.office, control.listener, rights, limits))
     try:
         with trio.fail_after(15):
             yield desk

@@ -15,7 +15,7 @@ from muxd.control.rights import Peer
 from muxd.http import server
 from muxd.http.server import ServerLimits, Share
 
-from .conftest import Desk, until, until_closed
+from .conftest import Desk, open_desk, until, until_closed
 from .office import FakeOffice
 
 ROOT, ADMIN, PROXY, NOBODY, SOMEBODY = range(5)
@@ -45,19 +45,11 @@ def users(monkeypatch: pytest.MonkeyPatch) -> Users:
 
 @pytest.fixture
 async def desk(tmp_path: Path, users: Users, nursery: trio.Nursery) -> AsyncIterator[Desk]:
-    control = ControlSocket(tmp_path / "muxd.sock")
-    desk = Desk(control.path, FakeOffice(tmp_path), nursery)
     shares = Share(connections=3, pace=1e6, burst=10.0), Share(connections=4, pace=1e6, burst=10.0)
     limits = ServerLimits(max_connections=6, reserved=(4, 4), shares=shares, max_lingering=2, linger_timeout=0.1)
     rights = Rights(own_uid=ROOT, admin_gid=ADMIN, proxy_uid=PROXY)
-    await nursery.start(partial(serve_control, desk.office, control.listener, rights, limits))
-    try:
-        with trio.fail_after(15):
-            yield desk
-    finally:
-        for stream in desk.opened:
-            stream.socket.close()
-        control.close()
+    async with open_desk(tmp_path, rights, limits, nursery) as desk:
+        yield desk
 
 
 async def held(desk: Desk, users: Users, user: int) -> bytes:

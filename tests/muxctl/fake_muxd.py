@@ -52,6 +52,18 @@ class Talk:
                 pass
 
 
+def stream_of(*lines: object, then_wait: bool = False) -> Script:
+    """Tell these lines, a chunk each, and end the stream, or leave that to muxctl."""
+
+    def script(talk: Talk) -> None:
+        talk.stream()
+        for line in lines:
+            talk.chunk(line)
+        talk.wait_for_close() if then_wait else talk.end()
+
+    return script
+
+
 class FakeMuxd:
     """Listens until closed; every connection runs the script of its request line in a thread of its own."""
 

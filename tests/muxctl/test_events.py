@@ -3,6 +3,8 @@ import signal
 
 import pytest
 
+from .fake_muxd import stream_of
+
 EVENTS = [
     {"id": 1, "time": 86400.0, "type": "muxd_started", "version": "0.1.0", "pid": 42},
     {"id": 2, "time": 86401.5, "type": "state", "model": "qwen", "from": "unloaded", "to": "starting", "reason": None},
@@ -35,13 +37,7 @@ SHOWN = """\
 @pytest.fixture
 def tells(muxd):
     def tells(target, *events, then_wait=False):
-        def script(talk):
-            talk.stream()
-            for event in events:
-                talk.chunk(event)
-            talk.wait_for_close() if then_wait else talk.end()
-
-        muxd.scripts[f"GET {target}"] = script
+        muxd.scripts[f"GET {target}"] = stream_of(*events, then_wait=then_wait)
 
     return tells
 

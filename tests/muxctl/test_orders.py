@@ -7,6 +7,8 @@ import pytest
 
 from muxctl.exit_codes import BY_CODE
 
+from .fake_muxd import stream_of
+
 TOLD = {"type": "working", "model": "qwen", "from": []}
 DRAINING = TOLD | {"phase": "draining", "elapsed_s": 0.0, "eta_s": 12.2}
 DONE = {"type": "done", "model": "qwen", "elapsed_s": 3.21}
@@ -31,13 +33,7 @@ def tells(muxd):
     """Make an order for qwen tell these lines."""
 
     def tells(verb, *lines, then_wait=False):
-        def script(talk):
-            talk.stream()
-            for line in lines:
-                talk.chunk(line)
-            talk.wait_for_close() if then_wait else talk.end()
-
-        muxd.scripts[f"POST /v1/models/qwen/{verb}"] = script
+        muxd.scripts[f"POST /v1/models/qwen/{verb}"] = stream_of(*lines, then_wait=then_wait)
 
     return tells
 

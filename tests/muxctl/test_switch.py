@@ -3,6 +3,8 @@ import signal
 
 import pytest
 
+from .fake_muxd import stream_of
+
 SWITCH = "POST /v1/models/qwen/switch"
 TOLD = {"type": "switching", "model": "qwen"}
 LINES = [
@@ -23,13 +25,7 @@ def tells(muxd):
     """Make a switch to qwen tell these lines."""
 
     def tells(*lines, then_wait=False):
-        def script(talk):
-            talk.stream()
-            for line in lines:
-                talk.chunk(line)
-            talk.wait_for_close() if then_wait else talk.end()
-
-        muxd.scripts[SWITCH] = script
+        muxd.scripts[SWITCH] = stream_of(*lines, then_wait=then_wait)
 
     return tells
 

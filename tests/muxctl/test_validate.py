@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+from .fake_muxd import stream_of
+
 TOLD = {"type": "working", "model": "qwen", "from": [], "elapsed_s": 0.0, "eta_s": None}
 SLEEPS = TOLD | {"phase": "falling_asleep", "level": 1, "cycle": 1}
 MEASURED = {"before": 19456, "asleep": 9216, "awake": 19457}
@@ -53,13 +55,7 @@ def tells(muxd):
     """Make a validation of qwen tell these lines."""
 
     def tells(*lines, then_wait=False):
-        def script(talk):
-            talk.stream()
-            for line in lines:
-                talk.chunk(line)
-            talk.wait_for_close() if then_wait else talk.end()
-
-        muxd.scripts["POST /v1/models/qwen/validate"] = script
+        muxd.scripts["POST /v1/models/qwen/validate"] = stream_of(*lines, then_wait=then_wait)
 
     return tells
 

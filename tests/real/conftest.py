@@ -3,7 +3,6 @@
 python tests/real/install.py && pytest tests/real
 """
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,13 @@ import pytest
 from tests.end_to_end.muxd import Muxd
 from tests.real import install
 from tests.real.any_engine import A, B
+from tests.real.installed import home_of
 
 
 @pytest.fixture(scope="session")
 def sglang_home() -> Path:
     """Where install.py put SGLang: `venv/bin/python`, `models/tiny-a`, `models/tiny-b`."""
-    home = Path(os.environ.get("MUXD_REAL_SGLANG") or install.DEFAULT).absolute()
-    if missing := install.SGLangInstallation(home).missing_steps():
-        steps = ", ".join(step.name for step in missing)
-        pytest.fail(f"SGLang is not installed in {home} ({steps}): run `python tests/real/install.py`", pytrace=False)
-    return home
+    return home_of(install.SGLangInstallation, "MUXD_REAL_SGLANG", install.DEFAULT, "tests/real/install.py")
 
 
 @pytest.fixture(scope="module")
