@@ -4,12 +4,12 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from .conftest import QUICK
 from .muxd import Muxd, eventually
+from .pair import all_ready, answered_by, states, workers
 
 MODELS = f"""\
 [defaults]
@@ -32,23 +32,6 @@ def muxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Muxd]:
     """For tests that leave the pair able to serve."""
     with Muxd(tmp_path_factory.mktemp("pair"), MODELS) as muxd:
         yield muxd
-
-
-def workers(muxd: Muxd) -> dict[str, dict[str, Any]]:
-    return {worker["name"]: worker for worker in muxd.status("pair")["workers"]}
-
-
-def states(muxd: Muxd) -> list[str]:
-    return [worker["state"] for worker in workers(muxd).values()]
-
-
-def answered_by(muxd: Muxd, name: str) -> int:
-    """How many chats the log of a replica has."""
-    return (muxd.folder / f"logs/{name.replace('/', '@')}.stdout.log").read_text().count("/v1/chat/completions")
-
-
-def all_ready(muxd: Muxd) -> bool:
-    return states(muxd) == ["ready"] * 3
 
 
 def test_both_replicas_answer_and_one_that_is_killed_comes_back_while_the_other_serves_on(muxd):

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import pytest
 
 from .conftest import QUICK
 from .muxd import Muxd, chat_body, eventually
+from .pair import all_ready, answered_by, workers
 
 MODELS = f"""\
 [defaults]
@@ -32,19 +32,6 @@ memory = {{ weights = "40GiB", kv = "16GiB" }}
 """
 
 
-def workers(muxd: Muxd) -> dict[str, dict[str, Any]]:
-    return {worker["name"]: worker for worker in muxd.status("pair")["workers"]}
-
-
-def all_ready(muxd: Muxd) -> bool:
-    return [worker["state"] for worker in workers(muxd).values()] == ["ready"] * 3
-
-
-def answered_by(muxd: Muxd, number: int) -> int:
-    """How many chats the log of a replica has."""
-    return (muxd.folder / f"logs/pair@{number}.stdout.log").read_text().count("/v1/chat/completions")
-
-
 @pytest.fixture(scope="module")
 def muxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Muxd]:
     with Muxd(tmp_path_factory.mktemp("pair"), MODELS) as muxd:
@@ -54,7 +41,10 @@ def muxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Muxd]:
 def test_both_replicas_answer_and_the_router_runs_beside_them(muxd):
     text = muxd.ask("pair")
     eventually(lambda: all_ready(muxd), "both replicas are ready")
-    eventually(lambda: muxd.ask("pair") == text and min(answered_by(muxd, 0), answered_by(muxd, 1)), "both answer")
+    eventually(
+        lambda: muxd.ask("pair") == text and min(answered_by(muxd, "pair/0"), answered_by(muxd, "pair/1")),
+        "both answer",
+    )
     assert "/sglang_router/" in Path(f"/proc/{workers(muxd)['pair/router']['pid']}/maps").read_text()
 
 
@@ -76,8 +66,10 @@ def test_a_replica_that_is_killed_under_16_clients_costs_no_request_but_streams_
     after = workers(muxd)
     assert (after["pair/0"]["restarts"], after["pair/1"]["restarts"], after["pair/router"]["restarts"]) == (1, 0, 0)
     assert after["pair/router"]["pid"] == before["pair/router"]["pid"], "told, not started again"
-    seen = answered_by(muxd, 0)
-    eventually(lambda: muxd.ask("pair") and answered_by(muxd, 0) > seen, "the router passes requests to it again")
+    seen = answered_by(muxd, "pair/0")
+    eventually(
+        lambda: muxd.ask("pair") and answered_by(muxd, "pair/0") > seen, "the router passes requests to it again"
+    )
 
 
 def test_the_group_sleeps_and_wakes_whole_and_answers_as_before(muxd):
@@ -229,7 +221,7 @@ def ask_until(muxd: Muxd, over: Event, text: str) -> int:
 @pytest.mark.thorough
 def test_the_policy_manual_keeps_a_clients_key_with_one_replica(tmp_path):
     def answered() -> tuple[int, int]:
-        return answered_by(muxd, 0), answered_by(muxd, 1)
+        return answered_by(muxd, "pair/0"), answered_by(muxd, "pair/1")
 
     def ask_with(key: str) -> tuple[int, int]:
         before = answered()
@@ -264,7 +256,10 @@ def test_replicas_of_several_data_parallel_ranks_come_and_go_as_others_do(start:
     muxd = start(RANKS)
     text = muxd.ask("pair")
     eventually(lambda: all_ready(muxd), "both replicas are ready")
-    eventually(lambda: muxd.ask("pair") == text and min(answered_by(muxd, 0), answered_by(muxd, 1)), "both answer")
+    eventually(
+        lambda: muxd.ask("pair") == text and min(answered_by(muxd, "pair/0"), answered_by(muxd, "pair/1")),
+        "both answer",
+    )
     router = workers(muxd)["pair/router"]["pid"]
     for serving in (1, 2, 1):
         muxd.muxctl("scale", "pair", str(serving))
