@@ -118,6 +118,25 @@ def test_in_the_core_nobody_knows_itself_by_a_detour_not_even_by_its_types():
     assert in_circles(core) == {}, "these know each other"
 
 
+def test_no_module_knows_itself_by_a_detour_through_another_room_not_even_within_a_function():
+    arrows = {module: names.keys() & modules().keys() for module, names in imports().items()}
+    found = {
+        (module, name)
+        for module, names in arrows.items()
+        for name in names
+        if room_of(name) != room_of(module) and module in reached(arrows, name)
+    }
+    assert found == set(), "the first knows itself by the second"
+
+
+def reached(arrows: dict[str, set[str]], module: str) -> set[str]:
+    """The modules to which the arrows of one lead, over others too."""
+    found, new = {module}, {module}
+    while new := {name for each in new for name in arrows[each]} - found:
+        found |= new
+    return found
+
+
 def in_circles(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
     """The modules that a circle can be reached from."""
     left = {module: names & arrows.keys() for module, names in arrows.items()}
