@@ -50,7 +50,9 @@ from muxd.history.event_kinds import KINDS
 from muxd.history.series import FIELDS, STEPS, SeriesQuery
 from muxd.history.usage_book import KEPT_DAYS
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter, ServerLimits, Share, Standing, serve_http
+from muxd.http.response_writer import ResponseWriter
+from muxd.http.server import serve_http
+from muxd.http.server_limits import ServerLimits, Share, Standing
 from muxd.protocol import UPGRADE
 
 #: The orders that an operator may give for one model, each with the words that complete "your user may not ...".

@@ -8,7 +8,7 @@ import trio
 from muxd.control.service import ControlService, Session
 from muxd.errors import BadRequest, MuxdError, ProtocolMismatch
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter
+from muxd.http.response_writer import ResponseWriter
 from muxd.protocol import LONGEST_LINE, UPGRADE, VERSION, VERSION_HEADER, ProxyMessage, ToldError
 from muxd.reading_clock import read_all
 

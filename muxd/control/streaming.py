@@ -10,7 +10,7 @@ import trio
 
 from muxd.control.service import Message
 from muxd.errors import Unavailable, in_words
-from muxd.http.server import ResponseWriter
+from muxd.http.response_writer import ResponseWriter
 from muxd.merged_logs import LogWindow, MergedLogs
 from muxd.threads import in_thread
 

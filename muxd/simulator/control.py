@@ -13,7 +13,7 @@ import trio
 
 from muxd import __version__
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter
+from muxd.http.response_writer import ResponseWriter
 
 from .command_line import Flags, GiB
 from .faults import EngineCall, Faults, LackingFeature

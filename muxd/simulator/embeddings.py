@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter
+from muxd.http.response_writer import ResponseWriter
 
 from . import adapters, pretend_text
 from .routes import EngineRefusal, EngineRoute, bad_request, fields, of_kind

@@ -12,7 +12,9 @@ from typing import Never
 import trio
 
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter, ServerLimits, serve_http
+from muxd.http.response_writer import ResponseWriter
+from muxd.http.server import serve_http
+from muxd.http.server_limits import ServerLimits
 
 from .command_line import Flags
 from .control import control_routes

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from muxd.errors import MuxdError
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter
+from muxd.http.response_writer import ResponseWriter
 
 from . import adapters
 from .messages import MessagesForm, count_tokens, read_messages

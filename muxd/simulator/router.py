@@ -16,7 +16,9 @@ import trio
 
 from muxd.errors import MuxdError
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter, ServerLimits, serve_http
+from muxd.http.response_writer import ResponseWriter
+from muxd.http.server import serve_http
+from muxd.http.server_limits import ServerLimits
 
 MiB = 1 << 20
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from muxd.errors import BadRequest
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter
+from muxd.http.response_writer import ResponseWriter
 
 Answer = Callable[[Request, ResponseWriter], Awaitable[None]]
 

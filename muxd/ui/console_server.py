@@ -12,7 +12,8 @@ from muxd.config.load import config_from_supervisor
 from muxd.config.loopback import is_loopback, url_host
 from muxd.config.schema import Key
 from muxd.errors import ConfigError, MuxdError
-from muxd.http.server import ServerLimits, serve_http
+from muxd.http.server import serve_http
+from muxd.http.server_limits import ServerLimits
 from muxd.notify import Notifier
 from muxd.ports import UI, listen_at
 

@@ -13,7 +13,7 @@ import trio
 from muxd.client import ControlClient
 from muxd.errors import BadRequest, MethodNotAllowed, MuxdError, RouteNotFound, Unreachable
 from muxd.http.request import Request
-from muxd.http.server import ClientGone, ResponseWriter
+from muxd.http.response_writer import ClientGone, ResponseWriter
 from muxd.threads import in_thread
 
 from .access import Access, Level

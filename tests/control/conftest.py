@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from muxd.control import ControlSocket, Rights, serve_control
-from muxd.http.server import ServerLimits
+from muxd.http.server_limits import ServerLimits
 from muxd.protocol import VERSION
 
 from .office import FakeOffice

@@ -12,8 +12,8 @@ import trio
 
 from muxd.control import ControlSocket, Rights, routes, serve_control
 from muxd.control.rights import Peer
-from muxd.http import server
-from muxd.http.server import ServerLimits, Share
+from muxd.http import accepting, connection_limiter, server
+from muxd.http.server_limits import ServerLimits, Share
 
 from .conftest import Desk, open_desk, until, until_closed
 from .office import FakeOffice
@@ -106,9 +106,9 @@ async def test_who_connects_too_often_costs_no_task_and_others_none(
     assert await ask(NOBODY, 20) == 5
     before = trio.current_time()
     assert await ask(ROOT, 20) == 20
-    assert trio.current_time() - before <= server._LONGEST_REST, "who may do more waits for one rest at most"
+    assert trio.current_time() - before <= accepting._LONGEST_REST, "who may do more waits for one rest at most"
     assert await ask(NOBODY, 20) == 0
-    assert trio.current_time() - before > 18 * server._SHORTEST_REST, "refusals cost time, and little of a core"
+    assert trio.current_time() - before > 18 * accepting._SHORTEST_REST, "refusals cost time, and little of a core"
     control.close()
 
 
@@ -118,7 +118,7 @@ class Served:
 
 
 async def test_a_user_who_asks_all_the_time_waits_and_others_do_not(tmp_path: Path, autojump_clock: object) -> None:
-    pace = server._Pace(Share(connections=1, pace=10.0, burst=5.0))
+    pace = connection_limiter._Pace(Share(connections=1, pace=10.0, burst=5.0))
     waits = [pace.count() for _ in range(8)]
     assert waits[:5] == [0.0] * 5
     assert waits[5:] == pytest.approx([0.1, 0.2, 0.3])
@@ -142,7 +142,7 @@ async def test_without_a_descriptor_root_is_served_and_others_are_let_go(
         return accept(listening)
 
     monkeypatch.setattr(socket.socket, "accept", short)
-    monkeypatch.setattr(server.os, "close", lambda fd: (given_up.append(fd), close(fd))[1])
+    monkeypatch.setattr(accepting.os, "close", lambda fd: (given_up.append(fd), close(fd))[1])
     users.now = NOBODY
     assert await until_closed(await desk.connect()) == b""
     for _ in range(3):

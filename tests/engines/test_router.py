@@ -23,7 +23,8 @@ from muxd.engines.remote.engine import RemoteServers
 from muxd.engines.routers import RoutedServer, SGLangRouter, StandInRouter
 from muxd.http.keepalive_client import KeepAliveClient
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter, serve_http
+from muxd.http.response_writer import ResponseWriter
+from muxd.http.server import serve_http
 from muxd.ports import Reservation
 from muxd.simulator.router import serve
 

@@ -15,7 +15,9 @@ from msgspec.structs import replace
 
 from muxd.errors import MethodNotAllowed, ModelNotFound
 from muxd.http.request import Request
-from muxd.http.server import Handler, ResponseWriter, ServerLimits, Standing, serve_http
+from muxd.http.response_writer import ResponseWriter
+from muxd.http.server import Handler, serve_http
+from muxd.http.server_limits import ServerLimits, Standing
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 Connect = Callable[[], Awaitable[trio.SocketStream]]

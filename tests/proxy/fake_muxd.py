@@ -12,7 +12,9 @@ import trio
 from muxd.control.session_route import check_version
 from muxd.errors import ModelNotFound, RouteNotFound
 from muxd.http.request import Request
-from muxd.http.server import ClientGone, ResponseWriter, ServerLimits, serve_http
+from muxd.http.response_writer import ClientGone, ResponseWriter
+from muxd.http.server import serve_http
+from muxd.http.server_limits import ServerLimits
 from muxd.protocol import (
     UPGRADE,
     VERSION,

@@ -8,7 +8,7 @@ import pytest
 from muxd.client import ControlClient
 from muxd.errors import MuxdError
 from muxd.http.request import Request
-from muxd.http.server import ClientGone
+from muxd.http.response_writer import ClientGone
 from muxd.ui.live_feed import LiveFeed
 from muxd.ui.routes import ConsoleRoutes
 

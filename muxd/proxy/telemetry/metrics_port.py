@@ -12,7 +12,9 @@ import trio
 
 from muxd.errors import MethodNotAllowed, RouteNotFound
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter, ServerLimits, serve_http
+from muxd.http.response_writer import ResponseWriter
+from muxd.http.server import serve_http
+from muxd.http.server_limits import ServerLimits
 from muxd.notify import Notifier
 from muxd.ports import METRICS, AddressInUse, CannotListen, listen_at
 from muxd.proxy.answers import Refusal

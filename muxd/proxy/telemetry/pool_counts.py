@@ -18,7 +18,9 @@ import trio
 from muxd.client import ControlClient
 from muxd.errors import MuxdError, RouteNotFound
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter, ServerLimits, serve_http
+from muxd.http.response_writer import ResponseWriter
+from muxd.http.server import serve_http
+from muxd.http.server_limits import ServerLimits
 from muxd.missing_folders import make_missing
 from muxd.pool_share import PoolShare
 from muxd.threads import in_thread

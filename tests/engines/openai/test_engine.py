@@ -20,7 +20,8 @@ from muxd.engines.engine import SERVER_PID, LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, HookFailed, open_http
 from muxd.engines.openai.engine import OpenAIServer
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter, serve_http
+from muxd.http.response_writer import ResponseWriter
+from muxd.http.server import serve_http
 from muxd.launchers.argv import ArgvLauncher
 
 SLEEP = (HookStep("POST", "/sleep?x=1", {"level": 1}, {"x-admin-key": "k"}), HookStep(command=("freeze", "{pids}")))

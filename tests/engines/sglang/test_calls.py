@@ -17,7 +17,8 @@ from muxd.engines.sglang import engine as sglang_module
 from muxd.engines.sglang.engine import LONGEST_PAGE, server_flags
 from muxd.errors import MuxdError
 from muxd.http.request import Request
-from muxd.http.server import ClientGone, Handler, ResponseWriter, serve_http
+from muxd.http.response_writer import ClientGone, ResponseWriter
+from muxd.http.server import Handler, serve_http
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), sleep_level=2)
 BOTH = ["kv_cache", "weights"]

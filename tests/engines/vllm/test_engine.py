@@ -23,7 +23,8 @@ from muxd.engines.vllm.installation import NO_ERROR_STACK, RELEASE_HOST_MEMORY, 
 from muxd.engines.vllm.key_checks import findings
 from muxd.engines.vllm.kind import VLLM_KIND
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter, serve_http
+from muxd.http.response_writer import ResponseWriter
+from muxd.http.server import serve_http
 from muxd.launchers.launcher import launcher_for
 
 GiB = 1 << 30

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from muxd.client import ControlClient
 from muxd.http.request import Request
-from muxd.http.server import ResponseWriter, serve_http
+from muxd.http.response_writer import ResponseWriter
+from muxd.http.server import serve_http
 from muxd.http.shared_page import SharedPage
 from muxd.proxy.telemetry.exposition import CONTENT_TYPE, PAUSE, own_page, whole_page
 from muxd.proxy.telemetry.metrics import Gauges, ProxyMetrics
