@@ -69,8 +69,8 @@ QUIET = 1
 QUIET_SHARE = 0.4
 
 #: A busy model is likely to be idle in time by itself where that takes, in the mean, less than the time until another
-#: model is due divided by this.
-IN_TIME = 2.0
+#: model is due divided by this; by so much less the sooner it is idle than these seconds.
+IN_TIME, SOON = 2.0, 60.0
 
 #: Seconds over which it is averaged how many answers of a model are under way.
 LOAD_SPAN = 30.0
@@ -211,4 +211,4 @@ def quiet_from(since: float, due: float, full: float, idle_in: float) -> float:
     wait, when a quieter moment is not likely to come any more.  `idle_in`: as `until_idle`.
     """
     share = QUIET_SHARE + (1.0 - QUIET_SHARE) * sqrt(min(1.0, full))
-    return max(since + share * (due - since), due - IN_TIME * idle_in)
+    return max(since + share * (due - since), due - IN_TIME * idle_in * min(1.0, idle_in / SOON))

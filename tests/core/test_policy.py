@@ -108,5 +108,10 @@ def test_no_quiet_moment_is_looked_for_while_a_model_is_likely_to_be_idle_in_tim
     assert until_idle(load=4.0, usual=4.0) == pytest.approx(e**4 - 1)
     assert until_idle(load=0.0, usual=4.0) == 0.0
     assert inf > until_idle(load=10_000.0, usual=4.0) > 1e9
-    assert quiet_from(since=100, due=200, full=0.0, idle_in=10.0) == 180, "twice as long is left"
-    assert quiet_from(since=100, due=200, full=0.0, idle_in=40.0) == 140, "two fifths"
+    assert quiet_from(since=0, due=1000, full=0.0, idle_in=100.0) == 800, "twice as long is left"
+    assert quiet_from(since=0, due=1000, full=0.0, idle_in=400.0) == 400, "two fifths"
+
+
+def test_the_sooner_a_model_is_idle_by_itself_the_less_a_quiet_moment_is_looked_for():
+    assert quiet_from(since=100, due=200, full=0.0, idle_in=30.0) == 170, "half a minute: once as long is left"
+    assert quiet_from(since=100, due=200, full=0.0, idle_in=15.0) == 192.5, "a quarter: half as long"

@@ -174,15 +174,22 @@ def one_answer(
 
 
 def test_a_quiet_model_gives_way_before_the_other_one_is_due():
-    book = one_answer(314)
+    book = one_answer(314, load=4.5)
     assert book.timer == pytest.approx(325.9, abs=0.1), "two fifths of 30 s"
     assert book >> TimerFired(326) << revoked(326)
     assert book.group("a").answers.crowd == 0, "that it was quiet says nothing of how many are usually in flight"
 
 
+def test_no_quiet_moment_is_looked_for_where_the_model_is_idle_by_itself_in_half_a_minute():
+    book = one_answer(314, load=2.7)
+    idle_in = book.group("a").until_idle
+    assert 20 < idle_in < 25
+    assert book.timer == pytest.approx(343.75 - idle_in * 2 * idle_in / 60, abs=0.1)
+
+
 def test_of_a_quiet_model_it_is_told_when_it_gives_way_at_the_latest():
     """Not the quiet moment: it may be quiet no more by then."""
-    book = one_answer(314)
+    book = one_answer(314, load=4.5)
     for name, state in (("a", WorkerState.FALLING_ASLEEP), ("b", WorkerState.WAKING)):
         cost = book.worker(name).costs[state, 2]
         cost.learn(cost.seconds)
