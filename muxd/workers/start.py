@@ -67,6 +67,7 @@ class Start:
             gate_port = held.enter_context(closing(Reservation(0))).port
         try:
             least = await self._gpu_memory.least()
+            self._check_stopped()
             server = launch(model, self._engine, self._context, port, *least, gate_port)
             if self._wait is not None:
                 self._wait.began(server.child)
@@ -82,10 +83,14 @@ class Start:
         missing: str | None = None
         with self._before_launch:
             missing = await self._gpu_memory.until_room_to_load()
-        if self._before_launch.cancel_called:
-            raise StartFailed(Failure.EXITED, "it was stopped first")
+        self._check_stopped()
         if missing is not None:
             raise _caused(diagnosis.of_missing_memory(missing))
+
+    def _check_stopped(self) -> None:
+        """Raise StartFailed once `stop` was called: nothing would kill a server that is launched after it."""
+        if self._before_launch.cancel_called:
+            raise StartFailed(Failure.EXITED, "it was stopped first")
 
 
 async def _check_script(model: Model) -> None:

@@ -16,6 +16,7 @@ from muxd.core.events import (
 )
 from muxd.errors import CannotSpawn
 from muxd.workers import start
+from muxd.workers.gpu_memory import GpuMemoryTracker
 from tests.fakes import GiB
 
 from .one_worker import one_worker
@@ -86,6 +87,23 @@ async def test_a_stop_while_it_waits_for_room_ends_it_at_once(autojump_clock, tm
         exited = await worker.ends()
         assert exited.reason == "cannot start: it was stopped first"
         assert worker.now == 3
+        assert worker.host.children.all == []
+
+
+async def test_a_stop_while_its_free_memory_is_read_launches_nothing(autojump_clock, tmp_path, monkeypatch):
+    at_the_reading = trio.Event()
+
+    async def least(_: GpuMemoryTracker) -> tuple[int, int]:
+        at_the_reading.set()
+        await trio.sleep(1)
+        return 80 * GiB, 80 * GiB
+
+    monkeypatch.setattr(GpuMemoryTracker, "least", least)
+    async with one_worker(tmp_path) as worker:
+        worker.start()
+        await at_the_reading.wait()
+        worker.runner.stop(kill=True)
+        assert (await worker.ends()).reason == "cannot start: it was stopped first"
         assert worker.host.children.all == []
 
 
