@@ -28,6 +28,7 @@ _BEGINNING = 192  # bytes of a meta_info that have its id, its finish reason and
 _REACH = 16 << 10
 _USUAL = 448  # bytes at the end of a whole response that mostly have them
 _FIRST_OF_NULL = ord("n")
+_FIRST_OF_OBJECT = ord("{")
 _FRAMING = re.compile(rb"\r\n[0-9a-fA-F]+(?:;[^\r\n]*)?\r\n")
 _FIGURE = re.compile(rb"\s*(\d{1,12})")
 
@@ -121,7 +122,8 @@ class UsageObject(Usage):
         # `rfind`, `find` and `count` take twice the time of these.
         _, key, rest = data[-_USUAL:].rpartition(b'"usage":')
         told, closed, _ = rest.partition(b"}")
-        if key and b"{" not in told[1:]:  # one flat object, as mostly; `see` finds any other
+        # One flat object, as mostly; `see` finds any other.  `b"{" in` takes four times as long.
+        if key and _FIRST_OF_OBJECT not in told[1:]:
             try:
                 flat = _decode_flat(told + closed)
             except (msgspec.DecodeError, UnicodeDecodeError):
