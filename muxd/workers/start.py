@@ -59,15 +59,17 @@ class Start:
             raise StartFailed(Failure.REFUSED, error.message, error.code) from None
         except OSError as error:
             raise StartFailed(Failure.EXITED, f"no port can be reserved: {in_words(error)}") from None
-        gate_port = 0
-        if self._wait is None:
-            await self._await_memory()
-        else:
-            self._gpu_memory.wait_at_gate()
-            gate_port = held.enter_context(closing(Reservation(0))).port
-        try:
+        gate_port, least = 0, (0, 0)
+        with self._before_launch:
+            if self._wait is None:
+                await self._await_memory()
+            else:
+                self._gpu_memory.wait_at_gate()
+                gate_port = held.enter_context(closing(Reservation(0))).port
             least = await self._gpu_memory.least()
-            self._check_stopped()
+        if self._before_launch.cancel_called:  # nothing would kill a server that is launched now
+            raise StartFailed(Failure.EXITED, "it was stopped first")
+        try:
             server = launch(model, self._engine, self._context, port, *least, gate_port)
             if self._wait is not None:
                 self._wait.began(server.child)
@@ -80,17 +82,8 @@ class Start:
 
     async def _await_memory(self) -> None:
         """Wait until there is room on the worker's GPUs; raise StartFailed."""
-        missing: str | None = None
-        with self._before_launch:
-            missing = await self._gpu_memory.until_room_to_load()
-        self._check_stopped()
-        if missing is not None:
+        if (missing := await self._gpu_memory.until_room_to_load()) is not None:
             raise _caused(diagnosis.of_missing_memory(missing))
-
-    def _check_stopped(self) -> None:
-        """Raise StartFailed once `stop` was called: nothing would kill a server that is launched after it."""
-        if self._before_launch.cancel_called:
-            raise StartFailed(Failure.EXITED, "it was stopped first")
 
 
 async def _check_script(model: Model) -> None:
