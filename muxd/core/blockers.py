@@ -33,7 +33,7 @@ class Blockers:
         )
         self.is_idle = self.gives_way and not busy
         self._idle = [
-            (each.group.idle_since, each.comeback_cost.seconds)
+            (each.group, each.group.idle_since, each.comeback_cost.seconds)
             for each in evictions
             if each.group.idle_since is not None and each.group in ready and each.group.idle
         ]
@@ -43,11 +43,7 @@ class Blockers:
         self._long_since = min((group.long_since for group in busy), default=inf)
         self._idle_in = max((group.until_idle for group in busy), default=0.0)
         self.go_by_all_gaps = any(not group.gaps for group in ready if group.idle)  # clients of theirs have none yet
-        self._kept = [
-            (each.group.idle_since, usual_gap(each.group), each.comeback_cost.seconds)
-            for each in evictions
-            if usual_gap is not None and each.group.idle_since is not None and each.group in ready and each.group.idle
-        ]
+        self._kept = [(since, usual_gap(group), comeback) for group, since, comeback in self._idle] if usual_gap else []
 
     @property
     def keep_idle(self) -> bool:
@@ -83,7 +79,7 @@ class Blockers:
             at = max(at, *(min(until, due) for until in self.kept_until(contender, waiting)))
         if contender.is_batch and self._idle:
             there = contender.cost + contender.leave
-            at = max(at, *(min(since + there + comeback, due) for since, comeback in self._idle))
+            at = max(at, *(min(since + there + comeback, due) for _, since, comeback in self._idle))
         return at
 
     def give_way(

@@ -64,7 +64,7 @@ def resume_orders(context: SupervisorContext, service: SupervisorService, adopte
 
 def _is_dropped(context: SupervisorContext, order: OrderRecord) -> bool:
     """Say whether an order was left too long ago, and tell operators so; a stop stands until the model is started."""
-    limit = {model.name: model.switch_timeout for model in context.workers.config.models}.get(order.model, inf)
+    limit = next((m.switch_timeout for m in context.workers.config.models if m.name == order.model), inf)
     passed = 0.0 if order.left is None else _now() - order.left
     if order.verb is Verb.STOP or passed <= limit:
         return False
