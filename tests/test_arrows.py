@@ -25,14 +25,14 @@ AT_MOST = {
     "core": set(),
     "shim": set(),
     "errors": set(),
-    "http": {"errors"},
+    "http": {"errors", "plain_stores"},
     "protocol": set(),
     "client": {"errors", "http", "protocol"},
     "simulator": {"errors", "http"},
     "importers": {"config", "errors"},
     "children": {"errors", "missing_folders", "own_files", "shim", "threads"},
     "proxy": {"client", "config", "errors", "http", "protocol", "ports", "pool_share", "threads"}
-    | {"missing_folders", "notify", "own_log", "watchdog"},
+    | {"missing_folders", "notify", "own_log", "plain_stores", "watchdog"},
 }
 
 #: What each of these rooms never imports of muxd.
@@ -183,6 +183,7 @@ def test_the_proxy_knows_only_the_clients_side():
         "ports",
         "notify",
         "own_log",
+        "plain_stores",
         "pool_share",
         "threads",
         "watchdog",

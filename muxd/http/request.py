@@ -16,6 +16,7 @@ import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from muxd.errors import BadRequest, BodyTooLarge, HeadTooLarge, MuxdError, TlsNotSupported
+from muxd.plain_stores import plain_stores
 
 from .known_heads import LONGEST_KNOWN, KnownHead, KnownHeads
 
@@ -30,6 +31,7 @@ _MOST_STRANGE = 8  # requests of a connection without a known head, after which 
 _MAX_PIECES = 1024  # pieces of a body that are held before they are joined: until then a one-byte chunk costs 40 bytes
 
 
+@plain_stores
 class Request(msgspec.Struct, eq=False, gc=False):
     """One complete request.  `headers` are as the client sent them, with case, order and duplicates.
 

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import msgspec
 
+from muxd.plain_stores import plain_stores
+
 from .metrics import ModelMetrics, ProxyMetrics
 from .request_ids import RequestId
 from .usage import Tokens
@@ -29,6 +31,7 @@ class RecordBook(Protocol):
     def flush(self) -> None: ...
 
 
+@plain_stores
 class RequestRecord(msgspec.Struct, eq=False, gc=False):
     """What metrics and the access log need to know of one request.
 
