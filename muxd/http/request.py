@@ -18,6 +18,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from muxd.errors import BadRequest, BodyTooLarge, HeadTooLarge, MuxdError, TlsNotSupported
 from muxd.plain_stores import plain_stores
 
+from .figures import LISTED
 from .known_heads import LONGEST_KNOWN, KnownHead, KnownHeads
 
 Headers = list[tuple[bytes, bytes]]
@@ -26,7 +27,6 @@ _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATC
 _CHECKED_LENGTHS = frozenset(map(len, (b"host", b"expect", b"upgrade", b"content-length", b"transfer-encoding")))
 _SMALL_HEAD = 4096  # bytes: a head of up to so many is not counted against head_memory
 _MAX_PARAMETERS = 32  # parameters of a query: to parse thousands takes milliseconds
-_MOST_AT_ONCE = 64 << 10  # bytes of a request that is compared with a known head
 _MOST_STRANGE = 8  # requests of a connection without a known head, after which none is looked for
 _MAX_PIECES = 1024  # pieces of a body that are held before they are joined: until then a one-byte chunk costs 40 bytes
 
@@ -189,7 +189,7 @@ class RequestParser:
         if self._ended:
             return []
         text = b""
-        if self._known_heads is not None and not self.mid_message and len(data) <= _MOST_AT_ONCE:
+        if self._known_heads is not None and not self.mid_message and len(data) <= LISTED:
             text = data if type(data) is bytes else bytes(data)
             known = self.known
             if known is not None and (request := known.request(text, self._max_body)) is not None:

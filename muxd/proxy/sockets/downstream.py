@@ -21,6 +21,7 @@ from math import inf
 from time import monotonic
 
 from muxd.errors import BodyTooLarge, MuxdError
+from muxd.http.figures import LISTED
 from muxd.http.request import Request, RequestParser
 from muxd.http.response import CONTINUE
 from muxd.proxy.answers import UNAVAILABLE, Refusal
@@ -29,7 +30,7 @@ from .connection import LARGE, Connection
 from .context import CompleteResponse, ConnectionContext, DeliveryReport, PendingResponse
 from .reactor import BROKEN, DATA, ENDED, READ_SIZE, READABLE, WRITABLE
 
-_READ_AT_ONCE = 16 * 1024  # bytes of a read between two requests; those of a body are larger
+_READ_AT_ONCE = LISTED  # bytes of a read between two requests; those of a body are larger
 _TURNS = 8  # reads in a row until other connections get their turn
 _PROBES = 2
 _PROBE_AGAIN = 1.0  # seconds between two probes

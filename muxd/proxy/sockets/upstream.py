@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from httptools import HttpParserError, HttpResponseParser
 
+from muxd.http.figures import LISTED
+
 from .connection import Connection
 from .known_answers import KnownAnswer, KnownStream
 from .reactor import BROKEN, DATA, ENDED, READ_SIZE, READABLE, WRITABLE
@@ -32,7 +34,7 @@ _STATUS_LINE = b"HTTP/1."
 _FINAL = b"HTTP/1.1 2"  # what most responses begin with
 _HEAD_END = b"\r\n\r\n"
 _CHUNKED = b"\r\ntransfer-encoding:"
-_READ_AT_ONCE = 16 * 1024  # bytes of a response that may be passed on without being parsed
+_READ_AT_ONCE = LISTED  # bytes of a response that may be passed on without being parsed
 
 
 class UpstreamLoss(Enum):
