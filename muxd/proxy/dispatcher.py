@@ -293,13 +293,16 @@ class RequestDispatcher:
         streams = way.has_events and asked.stream
         # By position, as a class is called without names in half the time.
         if api_key is None and request.is_plain and not asked.service_tier:
-            proxied = kind(client, request, way, record, lines, 0, False, streams)
+            proxied = kind(client, request, way, lease, record, lines, record.arrived)
         else:
             priority, comments = (0, True) if api_key is None else (api_key.priority, api_key.comments)
             if streams and not request.is_plain:
                 comments = comments and _takes_comments(request)
             is_batch = request_class.is_batch(request, asked.tier(), api_key)
-            proxied = kind(client, request, way, record, lines, priority, is_batch, streams, comments)
+            arrived = record.arrived
+            proxied = kind(client, request, way, lease, record, lines, arrived, priority, is_batch, comments)
+        if streams or way.ruled or request.http_version == "1.0":
+            proxied.suit(streams=bool(streams))
         if way.entry.fatal_error:
             proxied.fatal_error = way.entry.fatal_error
         return proxied
@@ -329,7 +332,8 @@ class RequestDispatcher:
             grant.pool.close()  # so that no connection is kept for later
         if grant is not None:
             record.meter = lease.meter
-            unleased = UnleasedRequest(client, request, way, record, lines)
+            unleased = UnleasedRequest(client, request, way, lease, record, lines, record.arrived)
+            unleased.suit(streams=False)
             unleased.forward(grant)
             return unleased
         if way.label != "/upstream/{name}/v1/models":

@@ -12,16 +12,16 @@ from .sockets.reframing import Collector, error_of
 from .telemetry.request_record import NO_TOKENS
 
 
-class Embedding(ProxiedRequest):
+class Embedding(ProxiedRequest, eq=False):
     """A request whose client gets nothing before the worker's response is complete; until then it can be replayed."""
 
     MOST: ClassVar[int] = 128 << 20  # bytes of all responses together that are being gathered
     held: ClassVar[int] = 0  # bytes of them now
 
-    asked = ""  # what the client calls the model
-    takes_whole = False
-    _plain = True
-    _worker_status = 0  # the status of the worker's response; `_status` stays 0, as the client has no response yet
+    asked: str = ""  # what the client calls the model
+    takes_whole: bool = False
+    _plain: bool = True
+    _worker_status: int = 0  # the status of the worker's response; `_status` stays 0, as the client has no response yet
     _gathered: Collector | None = None
 
     def on_answer(self, status: int, head: bytes) -> None:

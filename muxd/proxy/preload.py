@@ -6,10 +6,10 @@ from .grant import Grant
 from .proxied_request import ProxiedRequest
 
 
-class Preload(ProxiedRequest):
+class Preload(ProxiedRequest, eq=False):
     """A request that waits for its model like any other; the client gets `answer` once the model is awake."""
 
-    answer = b""
+    answer: bytes = b""
 
     def forward(self, grant: Grant, fresh: bool = False) -> None:
         """Send `answer` to the client instead of the request to the worker."""

@@ -3,10 +3,10 @@
 from .proxied_request import ProxiedRequest
 
 
-class UnleasedRequest(ProxiedRequest):
+class UnleasedRequest(ProxiedRequest, eq=False):
     """A request that is sent to a worker without a lease: it is not counted, does not wait, and is not replayed."""
 
-    takes_whole = False  # `on_whole` gives its place back
+    takes_whole: bool = False  # `on_whole` gives its place back
 
     def _is_replayable(self) -> bool:
         return False

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
 from muxd.config.schema import Key
 from muxd.proxy.proxied_request import ProxiedRequest
@@ -27,7 +28,7 @@ def every_move_of_a_request_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
         if name == "state":
             before = getattr(request, "state", RequestState.QUEUED)
             assert value is before or value in REQUEST_MOVES[before], f"a request: {before} -> {value} is no move"
-        object.__setattr__(request, name, value)
+        Struct.__setattr__(request, name, value)
 
     monkeypatch.setattr(ProxiedRequest, "__setattr__", moved)
 
