@@ -44,9 +44,6 @@ class Connection:
     def on_kept(self) -> None:
         """Handle that bytes were put into the outbox, which was empty."""
 
-    def on_sent(self) -> None:
-        """Handle that the kernel has taken all bytes, at the end of a turn in which some were sent."""
-
     def send(self, data: bytes) -> bool:
         """Send `data` at the end of this turn, or later; return False if the kernel takes no more for now.
 
@@ -61,7 +58,7 @@ class Connection:
                 reactor.rouse()
             return True
         if len(data) >= LARGE:
-            self._write()
+            Connection.write(self)
             if not self.outbox:
                 self.relay(data)
                 return not self.outbox
@@ -90,7 +87,7 @@ class Connection:
     def write(self) -> None:
         """Give the kernel what was sent in this turn; the reactor calls this at the turn's end.
 
-        The first half is that of `relay`: a call of it would cost as much as all else here.
+        What `relay` does: a call of it would cost as much as all else here.
         """
         data = self.unwritten
         if data:  # then the outbox is empty, and the connection is not closed
@@ -100,12 +97,8 @@ class Connection:
             except OSError as error:
                 self.keep(data, error)
             else:
-                if sent == len(data):
-                    self.on_sent()
-                else:
+                if sent < len(data):
                     self.keep(memoryview(data)[sent:])
-        elif not self.outbox and not self.closed:
-            self.on_sent()
 
     def keep(self, data: bytes | memoryview, error: OSError | None = None) -> None:
         """Keep data that the kernel did not take, for now or, as the peer is gone, so that `unsent` counts it."""
@@ -114,12 +107,6 @@ class Connection:
             self.on_kept()
         else:
             self._on_send_error(error)
-
-    def _write(self) -> None:
-        """Give the kernel what was sent in this turn, before the turn's end."""
-        data, self.unwritten = self.unwritten, b""
-        if data:
-            self.relay(data)
 
     def flush(self) -> bool:
         """Send what is in the outbox; return False if the kernel took none of it."""

@@ -168,21 +168,51 @@ class ClientConnection(Connection):
             if not self.closed:
                 self._read()
 
-    def on_sent(self) -> None:
-        """Handle that the kernel has all bytes: where no response is pending, the last one is delivered."""
-        if self.pending is not None:
+    def write(self) -> None:
+        """Give the kernel what was sent in this turn, as `Connection.write` does; where it has all bytes, go on."""
+        if data := self.unwritten:
+            self.unwritten = b""
+            try:
+                sent = self.sock.send(data)
+            except OSError as error:
+                self.keep(data, error)
+                return
+            if sent < len(data):
+                self.keep(memoryview(data)[sent:])
+                return
+        elif self.outbox or self.closed:
             return
+        if self.pending is None:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Report the last response as delivered, and answer the next request, or await one, or leave.
+
+        The kernel has all bytes, and no response is pending.
+        """
         receipt = self._receipt
         if receipt is not None:
             self._receipt = None
             receipt.delivered(0)
-        phase = self.phase
+        phase, parser, context = self.phase, self._parser, self._context
         if phase is _LEAVING:
             self._linger()
         elif self._backlog:
             self._advance()
-        elif phase is not _LINGERING:
-            self._await_request()
+        elif phase is _LINGERING:
+            return
+        elif parser.mid_message or parser.broken is not None or context.closing:
+            self._await_rest()
+        else:
+            reactor = self.reactor
+            if phase is not _IDLE and phase is not _HEAD:  # in these an empty line extends no deadline
+                self.phase = _IDLE
+                self.deadline = at = reactor.now + context.limits.idle_timeout
+                if at < reactor.next_sweep:
+                    reactor.at(at)
+            context.places.resting.setdefault(self, reactor.now)  # as `rest`
+            if self._unread and not self._reading:
+                reactor.again(self._read)
 
     def _on_writable(self) -> None:
         if self.flush():
@@ -194,7 +224,7 @@ class ClientConnection(Connection):
             self.heed()
             self.pending.on_drained()
         else:
-            self.on_sent()
+            self._go_on()
 
     def on_deadline(self) -> None:
         if self.outbox or self.phase in (_IDLE, _LINGERING):
@@ -371,10 +401,7 @@ class ClientConnection(Connection):
             self._begin(self._backlog.popleft())
         self._advancing = False
         if self.pending is None and not (self.unwritten or self.outbox or self.closed):
-            if self.phase is _LEAVING:
-                self._linger()
-            else:
-                self._await_request()
+            self._go_on()
 
     def _begin(self, request: Request) -> None:
         self.phase = _BUSY
@@ -439,21 +466,6 @@ class ClientConnection(Connection):
             self._report_delivery(0)
             self._advance()
 
-    def _await_request(self) -> None:
-        parser, context = self._parser, self._context
-        if parser.mid_message or parser.broken is not None or context.closing:
-            self._await_rest()
-            return
-        phase, reactor = self.phase, self.reactor
-        if phase is not _IDLE and phase is not _HEAD:  # in these an empty line extends no deadline
-            self.phase = _IDLE
-            self.deadline = at = reactor.now + context.limits.idle_timeout
-            if at < reactor.next_sweep:
-                reactor.at(at)
-        context.places.resting.setdefault(self, reactor.now)  # as `rest`
-        if self._unread and not self._reading:
-            reactor.again(self._read)
-
     def _await_rest(self) -> None:
         """Wait for the rest of a request of which a part is here; refuse bytes that are none; or end an idle client."""
         parser, limits = self._parser, self._context.limits
@@ -503,7 +515,7 @@ class ClientConnection(Connection):
         self._receipt = receipt
         if reset:
             # The connection's end would be the response's end: only a reset tells the client that it is not whole.
-            self._write()
+            super().write()
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close()
             return
@@ -548,7 +560,7 @@ class ClientConnection(Connection):
         if self.phase in (_HEAD, _BODY) and self._parser.mid_message:
             message = "the proxy has no place left for a request that is so long in coming: send it again"
             self._refuse(Refusal(UNAVAILABLE, "too_many_connections", message, retry_after=1))
-            self._write()
+            super().write()
             self._report_delivery(self.unsent())
         self.close()
 
