@@ -18,6 +18,7 @@ class AnsweringClient:
 
     def __init__(self, answer: Callable[[httpx.Request], httpx.Response | Awaitable[httpx.Response]]) -> None:
         self._answer = answer
+        self.prepared: list[str] = []  # the servers that a connection was wanted to
 
     async def __aenter__(self) -> Self:
         return self
@@ -26,6 +27,7 @@ class AnsweringClient:
         pass
 
     async def prepare(self, url: str) -> None:
+        self.prepared.append(url)
         await trio.lowlevel.checkpoint()
 
     async def exchange(

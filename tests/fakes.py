@@ -395,6 +395,7 @@ class FakeHost:
         self.children = FakeChildren(self)
         self.gpus = FakeGpus(self)
         self.state = StateFile(folder / "state" / "state.json")
+        self.http = http
         self._send, self.mailbox = trio.open_memory_channel[Event](inf)
         self.context = WorkerContext(
             self.wanted,

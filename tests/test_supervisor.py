@@ -104,6 +104,20 @@ async def test_a_report_is_taken_in_at_once_but_never_before_what_was_told_earli
         other.close()
 
 
+async def test_servers_are_connected_to_while_something_else_is_waited_for(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        urls = [await muxd.serves(name) for name in "ab"]
+        connected = muxd.host.http.prepared
+        connected.clear()
+        muxd.host.servers["b"].call_time = 1.0
+        muxd.service.switch("a").close()
+        await muxd.until("b", "falling_asleep")
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(connected) == sorted(urls)
+        assert muxd.status("a")["state"] == "asleep"
+        await muxd.until("a", "ready")
+
+
 async def test_a_reader_that_does_not_read_still_gets_the_last_line(autojump_clock, tmp_path, monkeypatch):
     monkeypatch.setattr(order_streams, "LAG", 8)
     async with two_models(tmp_path) as muxd:

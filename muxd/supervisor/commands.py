@@ -157,6 +157,17 @@ class CommandExecutor:
         else:
             facts["worker"] = name
         self._context.journal.record("state", model=model, **facts)
+        for about_to_be_called in self._foreseen(move):
+            self._nursery.start_soon(self._runners[about_to_be_called].connect, name=f"to {about_to_be_called}")
+
+    def _foreseen(self, move: RecordMove) -> list[str]:
+        """Return the workers whose servers are called soon after a move, while something else is waited for."""
+        if move.after is WorkerState.DRAINING:
+            return [move.worker] if move.worker in self._runners else []
+        if move.after is not WorkerState.FALLING_ASLEEP:
+            return []
+        coming = {switch.target for switch in self._context.view.switches() if group_of(move.worker) in switch.victims}
+        return [name for name in self._runners if group_of(name) in coming] if coming else []
 
     def _count_switch(self, move: RecordMove, now: float) -> None:
         view = self._context.view

@@ -197,8 +197,7 @@ class GpuMemoryTracker:
         """
         awake, had = self._awake, self.awake
         with self._timed():
-            over = await self._until_given_back(level=level)
-            now = await self._read()
+            over, now = await self._until_given_back(level=level)
             is_as_before = self._is_as_before(level, awake, now)
             if not is_as_before:
                 now = await self._settled()
@@ -225,7 +224,7 @@ class GpuMemoryTracker:
         missing = None
         with self._timed():
             if self._level in (None, 0):
-                missing = await self._until_given_back(patience)
+                missing, _ = await self._until_given_back(patience)
         if missing is None:
             self.forget()
         return missing
@@ -265,15 +264,20 @@ class GpuMemoryTracker:
             return None, reading
         return f"{', '.join(short)} after {self._patience:g} s: end what else holds the memory", reading
 
-    async def _until_given_back(self, patience: float | None = None, level: int = 3) -> str | None:
-        """Wait until at least half of what the worker has is free again on each GPU; at level 0, of its KV cache."""
+    async def _until_given_back(self, patience: float | None = None, level: int = 3) -> tuple[str | None, Taken | None]:
+        """Wait until at least half of what the worker has is free again on each GPU; at level 0, of its KV cache.
+
+        Return what did not come back, and the last reading.
+        """
         if self._before is None:
-            return None
+            return None, None
         limits = {gpu: self._limit(gpu, level) for gpu in self._before}
         patience = self._patience if patience is None else patience
         over: list[str] = []
+        now: Taken | None = None
 
         async def is_back() -> bool:
+            nonlocal now
             now = await self._read()
             if now is None:
                 over[:] = ["an unknown amount, as it cannot be read,"]
@@ -284,8 +288,8 @@ class GpuMemoryTracker:
             return not over
 
         if await self._within(patience, is_back):
-            return None
-        return f"{', '.join(over)} of its memory did not come back in {patience:g} s"
+            return None, now
+        return f"{', '.join(over)} of its memory did not come back in {patience:g} s", now
 
     def _limit(self, gpu: GpuId, level: int) -> int:
         """Return the bytes that may still be taken on a GPU once the worker has slept at `level`, or ended (3)."""

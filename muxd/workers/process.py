@@ -98,6 +98,7 @@ class WorkerProcess:
         self._orders: deque[Order] = deque()
         self._ordered = trio.Event()
         self._stopping = trio.Event()
+        self._beside: trio.Nursery | None = None  # for what is done beside an order, while the server runs
         self._kill = False
         files = worker_log_files(context.config, model)
         self._diagnostics = Diagnostics(engine, dict.fromkeys(files[stream] for stream in ("stderr", "stdout")))
@@ -183,6 +184,7 @@ class WorkerProcess:
 
     async def _live(self, server: LaunchedServer) -> WorkerEnd:
         async with trio.open_nursery() as nursery:
+            self._beside = nursery
             nursery.start_soon(self._serve, server, name=f"worker {self._model.name}")
             nursery.start_soon(self._watch_for_wedge, server, name=f"end of {self._model.name}")
             exit = await server.child.wait()
@@ -316,9 +318,7 @@ class WorkerProcess:
         record = server.record
         self._write_ahead(server)
         is_sized_by_script = self._model.script is not None  # scripts' models take turns, whatever they need
-        taken = None
-        if not (record.released or is_sized_by_script):
-            taken = await self._gpu_memory.peak()
+        peak = None if record.released or is_sized_by_script else self._measure_peak(server)
         try:
             record.released = await self._engine.sleep(server.link, self._model, level, record.released)
             self._context.state.save(at_leisure=True)
@@ -328,6 +328,7 @@ class WorkerProcess:
             reason, code = await self._diagnostics.explain(error, server, self._model)
             self._context.tell(SleepFailed(trio.current_time(), self._model.name, reason, code))
         else:
+            taken = peak[0] if peak else None
             record.peak = max(record.peak, taken or 0)
             self._note_rest(record, level)
             kept = self._gpu_memory.asleep
@@ -351,6 +352,24 @@ class WorkerProcess:
             self._context.tell(WakeFailed(trio.current_time(), self._model.name, reason, code, is_wrong))
         else:
             await self._tell_ready(server, unproved=not is_proved)
+
+    def _measure_peak(self, server: LaunchedServer) -> list[int | None]:
+        """Begin to measure what the awake worker has; its engine's calls wait for that as for their record."""
+        assert self._beside is not None
+        found: list[int | None] = []
+        is_measured, recorded = trio.Event(), server.link.recorded
+
+        async def measure() -> None:
+            found.append(await self._gpu_memory.peak())
+            is_measured.set()
+
+        async def until_measured() -> None:
+            await recorded()
+            await is_measured.wait()
+
+        server.link.recorded = until_measured
+        self._beside.start_soon(measure, name=f"memory of {self._model.name}")
+        return found
 
     def _write_ahead(self, server: LaunchedServer) -> None:
         """Begin to write down that the server is not at rest; its engine's calls wait for that."""

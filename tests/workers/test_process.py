@@ -19,6 +19,7 @@ from muxd.core.events import (
 )
 from muxd.engines.sglang.engine import SGLang
 from muxd.errors import CannotSpawn
+from muxd.gpus import GpuMemory
 from muxd.workers import process, proof_keeper
 from tests.fakes import GiB, InlineKeptThread
 
@@ -78,6 +79,23 @@ async def test_a_sleep_is_over_when_its_memory_is_seen_to_be_free(autojump_clock
         assert worker.now - began >= 2
         assert (worker.record.released, worker.record.call) == (BOTH, None)
         assert (worker.runner.gpu_memory.awake, worker.runner.gpu_memory.asleep) == (50 * GiB, 2 * GiB)
+
+
+async def test_what_it_has_is_measured_before_anything_is_done_to_it(autojump_clock, tmp_path, monkeypatch):
+    async with one_worker(tmp_path) as worker:
+        await worker.gets_ready()
+        plain, server = worker.host.gpus.read, worker.server
+        held: list[list[str]] = []
+
+        async def read_slowly(*, holders: bool = False) -> dict[str, GpuMemory]:
+            await trio.sleep(1.0)
+            held.append(list(server.calls))
+            return await plain(holders=holders)
+
+        monkeypatch.setattr(worker.host.gpus, "read", read_slowly)
+        slept = await asleep(worker)
+        assert held[0] == []
+        assert slept.taken == 50 * GiB
 
 
 async def test_a_call_is_in_the_state_file_before_it_is_answered(autojump_clock, tmp_path):
