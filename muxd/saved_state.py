@@ -7,7 +7,7 @@ loses the file has also ended the processes that it names, which the boot id sho
 
 A busy disk may take a second to replace a file.  So a thread does that while muxd's loop goes on; one write at a time,
 each of the newest state, however often that has changed meanwhile.  Only an act that must be on record first waits:
-`until_written` for a change that was saved as soon as it was known to come, or `write_ahead`.
+`until_written` for a change that was saved as soon as it was known to come (`save_ahead`), or `write_ahead`.
 """
 
 import logging
@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import msgspec
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds that an act waits for its record at most; on a disk that hangs muxd goes on, as it does on a full one.
 PATIENCE = 5.0
+
+#: Seconds that the loop waits at most while the thread writes what must be on record first.  Beside a loop that goes on
+#: the thread would wait for the interpreter after each of its system calls: for a millisecond, where a write takes 0.2.
+PROMPT = 0.001
 
 #: Seconds for which what is written at leisure may wait for something else to be written.
 LEISURE = 0.01
@@ -152,6 +157,7 @@ class StateFile:
         self._due = 0  # this one is not to wait for LEISURE,
         self._written = 0  # and the file has the state as of this one, unless the disk refused it
         self._is_writing = False
+        self._disk = Lock()  # is held while the thread writes
         self._thread = KeptThread()
         self._has_leisure = trio.Event()  # a change is to be written within LEISURE
         self._was_written = trio.Event()
@@ -209,6 +215,16 @@ class StateFile:
             self._hasten()
         return self._changes
 
+    def save_ahead(self) -> int:
+        """Save what must be on disk before something happens, and give the thread PROMPT seconds to write it.
+
+        Return the change's number, for `until_written`: a busy disk takes longer.
+        """
+        change = self.save()
+        if self._is_writing and self._disk.acquire(timeout=PROMPT):
+            self._disk.release()
+        return change
+
     async def until_written(self, change: int) -> None:
         """Wait until the state as of this change is on disk: what follows must not happen without its record.
 
@@ -222,7 +238,7 @@ class StateFile:
 
     async def write_ahead(self) -> None:
         """Save, and wait until that is on disk, as `until_written` does."""
-        await self.until_written(self.save())
+        await self.until_written(self.save_ahead())
 
     def _tell_hanging(self) -> None:
         log.error("the state file %s could not be written for %g s; muxd goes on without it", self.path, PATIENCE)
@@ -244,8 +260,9 @@ class StateFile:
         if self._is_writing or self._written >= self._due:
             return
         self._is_writing = True
+        self._disk.acquire()
         then = partial(self._note_written, self._changes)
-        self._thread.begin(partial(self._write, encoded(self.state)), then)
+        self._thread.begin(partial(self._write_beside, encoded(self.state)), then)
 
     def _note_written(self, change: int) -> None:
         self._written, self._is_writing = change, False
@@ -253,6 +270,12 @@ class StateFile:
         self._was_written = trio.Event()
         if self._is_kept:
             self._begin_write()
+
+    def _write_beside(self, data: bytes) -> None:
+        try:
+            self._write(data)
+        finally:
+            self._disk.release()
 
     def _write(self, data: bytes) -> None:
         trouble = ""

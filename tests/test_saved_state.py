@@ -307,6 +307,28 @@ async def test_a_slow_disk_holds_up_nothing_but_what_must_be_on_record_first(tmp
     assert disk.begun == [[], ["a", "b", "c", "act"]], "one write at a time, of the newest state"
 
 
+async def test_what_must_be_on_record_first_is_there_without_a_turn_of_the_loop(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_state, "PROMPT", 30.0)
+    file = StateFile(tmp_path / "state.json")
+    async with file.kept():
+        for name in "ab":
+            file.state.stopped.append(name)
+            change = file.save_ahead()
+            assert on_disk(file) == file.state.stopped
+            await file.until_written(change)
+
+
+async def test_the_loop_does_not_wait_longer_than_a_moment_for_what_must_be_on_record_first(tmp_path, monkeypatch):
+    file, disk = StateFile(tmp_path / "state.json"), SlowDisk(monkeypatch)
+    async with file.kept(), trio.open_nursery() as nursery:
+        change = file.save_ahead()
+        nursery.start_soon(file.until_written, change)
+        await disk.has_begun(1)
+        file.save_ahead()
+        disk.writes()
+        disk.writes()
+
+
 async def test_the_last_state_is_on_disk_in_the_end(tmp_path):
     file = StateFile(tmp_path / "state.json")
     async with file.kept():

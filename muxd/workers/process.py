@@ -99,6 +99,8 @@ class WorkerProcess:
         self._ordered = trio.Event()
         self._stopping = trio.Event()
         self._beside: trio.Nursery | None = None  # for what is done beside an order, while the server runs
+        self._change = 0  # of the state, which says that the server is not at rest
+        self._is_measured: trio.Event | None = None  # what it has while it is awake, since its last sleep began
         self._kill = False
         files = worker_log_files(context.config, model)
         self._diagnostics = Diagnostics(engine, dict.fromkeys(files[stream] for stream in ("stderr", "stdout")))
@@ -357,25 +359,27 @@ class WorkerProcess:
         """Begin to measure what the awake worker has; its engine's calls wait for that as for their record."""
         assert self._beside is not None
         found: list[int | None] = []
-        is_measured, recorded = trio.Event(), server.link.recorded
+        is_measured = self._is_measured = trio.Event()
 
         async def measure() -> None:
             found.append(await self._gpu_memory.peak())
             is_measured.set()
 
-        async def until_measured() -> None:
-            await recorded()
-            await is_measured.wait()
-
-        server.link.recorded = until_measured
         self._beside.start_soon(measure, name=f"memory of {self._model.name}")
+        server.link.recorded = self._until_recorded
         return found
 
     def _write_ahead(self, server: LaunchedServer) -> None:
         """Begin to write down that the server is not at rest; its engine's calls wait for that."""
         if server.record.is_at_rest:
             server.record.is_at_rest = False
-            server.link.recorded = partial(self._context.state.until_written, self._context.state.save())
+            self._change = self._context.state.save_ahead()
+            server.link.recorded = self._until_recorded
+
+    async def _until_recorded(self) -> None:
+        await self._context.state.until_written(self._change)
+        if self._is_measured is not None:
+            await self._is_measured.wait()
 
     async def _watch_for_wedge(self, server: LaunchedServer) -> None:
         """Carry out a stop, and report WorkerStuck when processes are left KILL_TIMEOUT after SIGKILL.
