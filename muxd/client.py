@@ -230,12 +230,18 @@ class SessionConnection:
     """The proxy's end of a session's connection: messages in, messages out.
 
     `receive` and `send` raise Unreachable where muxd is gone, or speaks something else.  `begin` is for ControlClient.
+    Who has no task for it reads the `socket`, and has what was read taken by `take`; `send_now` sends without waiting.
     """
 
     def __init__(self, path: Path, connection: trio.SocketStream) -> None:
         self._path = path
         self._connection = connection
         self._received = b""
+        self._unsent = b""  # of what was to be sent at once
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        return self._connection.socket
 
     async def begin(self) -> None:
         """Ask for the session; raises the error with which muxd refuses it, and ProtocolMismatch."""
@@ -280,13 +286,32 @@ class SessionConnection:
         return refusal
 
     async def send(self, messages: Sequence[ProxyMessage]) -> None:
-        await self._send(_encoder.encode_lines(messages))
+        unsent, self._unsent = self._unsent, b""
+        await self._send(unsent + _encoder.encode_lines(messages))
+
+    def send_now(self, messages: Sequence[ProxyMessage]) -> bool:
+        """Send messages without waiting, while no `send` is under way; return whether muxd's end took all of them.
+
+        The next `send` sends the rest first.  Where muxd is gone, whoever receives hears of it.
+        """
+        data = self._unsent + _encoder.encode_lines(messages)
+        try:
+            self._unsent = data[os.write(self._connection.socket.fileno(), data) :]
+        except BlockingIOError:
+            self._unsent = data
+        except OSError:
+            self._unsent = b""
+        return not self._unsent
 
     async def receive(self) -> list[MuxdMessage]:
         """Wait for the next messages; raises the error with which muxd ends a session that it refuses."""
         while b"\n" not in self._received:
             await self._read()
-        *lines, self._received = self._received.split(b"\n")
+        return self.take(b"")
+
+    def take(self, data: bytes) -> list[MuxdMessage]:
+        """Return the messages that are whole with these bytes, raising as `receive` does; b"" is no end."""
+        *lines, self._received = (self._received + data).split(b"\n")
         try:
             messages = [_decoder.decode(line) for line in lines]
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -300,7 +325,7 @@ class SessionConnection:
         try:
             await self._connection.send_all(data)
         except trio.BrokenResourceError:
-            raise _unreachable(self._path, "closed the connection") from None
+            raise self.closed() from None
 
     async def _read(self) -> None:
         try:
@@ -308,8 +333,12 @@ class SessionConnection:
         except trio.BrokenResourceError:
             data = b""
         if not data:
-            raise _unreachable(self._path, "closed the connection")
+            raise self.closed()
         self._received += data
+
+    def closed(self) -> Unreachable:
+        """Return the error that muxd has closed the connection."""
+        return _unreachable(self._path, "closed the connection")
 
 
 _MISMATCH = f"muxd at {{}} {{}}, and this proxy version {VERSION}: restart the older one of the two"

@@ -2,8 +2,6 @@
 
 from typing import Protocol
 
-import trio
-
 from .answers import Refusal
 from .sockets.pool import Pool
 from .telemetry.request_record import RequestRecord
@@ -51,13 +49,12 @@ class QueuedRequest(Protocol):
 class Grant:
     """The right to send requests to a worker, and the requests that are with the worker now."""
 
-    __slots__ = ("drained", "generation", "in_flight", "pool")
+    __slots__ = ("generation", "in_flight", "pool")
 
     def __init__(self, pool: Pool, generation: int) -> None:
         self.pool = pool
         self.generation = generation
         self.in_flight: set[QueuedRequest] = set()
-        self.drained = trio.Event()  # while the lease drains: set when the last request ends
 
 
 class ModelLimits(Protocol):

@@ -12,14 +12,14 @@ asked for in the proxy's session with muxd (`lease_session`), and waits in the m
 `states` has every move.  Requests that wait are admitted once a turn of the reactor, in their order, when the turn's
 events were handled: what ends, fails or is granted meanwhile only says that there may be places.
 
-Two trio tasks run for each lease beside the data path.  One takes the lease's messages: progress while requests wait,
-the grant with the worker's URL, a revocation with its deadline, a restoration, the end.  The other reports the demand,
-at most every 50 ms: how many requests wait and run.  From that muxd decides which model's turn it is, and whether a
-worker is idle.
+What muxd says is handled after the events of the reactor's turn in which it came: progress while requests wait, the
+grant with the worker's URL, a revocation with its deadline, a restoration, the end.  Two trio tasks run for each lease
+beside the data path.  One asks for it, and waits for its end.  The other reports the demand, at most every 50 ms: how
+many requests wait and run.  From that muxd decides which model's turn it is, and whether a worker is idle.
 
 After a revocation no request is admitted; requests in flight may finish until the deadline (drain).  When the last of
-them has ended, or was cut, the proxy releases the lease, which tells muxd that the worker is free to sleep.
-Requests that arrived meanwhile wait, and the next lease is asked for on their behalf.
+them has ended, or was cut, the proxy releases the lease in the same turn, which tells muxd that the worker is free to
+sleep.  Requests that arrived meanwhile wait, and the next lease is asked for on their behalf.
 
 A request that loses its worker before the response began makes the grant *suspected*: no request is admitted until muxd
 revokes the lease, or a pause has passed without a revocation (`_suspicion`).  Requests without a byte of their response
@@ -121,6 +121,7 @@ class ModelLease:
         self._lines = self._waiting.lines
         self._is_admitting = False  # waiting requests are admitted at the end of this turn
         self._drain_scope = trio.CancelScope()
+        self._following: tuple[AskedLease, trio.Nursery] | None = None  # the lease that is held, and its tasks
         self._revocation: LeaseRevoked | None = None  # muxd's message, while the lease drains
         self._changed = trio.Event()
         self._kept: float | None = None  # seconds for which a client wants it kept awake; None: nobody said
@@ -206,7 +207,8 @@ class ModelLease:
             self._admit_soon()
         if not grant.in_flight:
             self._idle.set(0.0 if self._leases.asked else _IDLE_GRACE)
-            grant.drained.set()
+            if self.state is LeaseState.DRAINING:
+                self._leases.reactor.again(self._note_drained)
 
     def _admit_soon(self) -> None:
         """Have waiting requests admitted at the end of this turn; until then no other request is."""
@@ -391,10 +393,9 @@ class ModelLease:
         """Handle the messages of one lease until the lease ends; no request is admitted by it afterwards."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report, session, lease)
+            lease.on_message, self._following = self._handle_message, (lease, nursery)
             try:
-                async for message in lease:
-                    self._handle_message(message, nursery)
-                self._end_lease()
+                await lease.ended()
             except MuxdError as error:
                 if not isinstance(error, Unreachable):
                     self.refuse_waiting(unreachable(error), but_replayed=True)
@@ -419,7 +420,7 @@ class ModelLease:
         is_draining = self.state is LeaseState.DRAINING
         return is_draining and self._revocation is not None and self._revocation.reason in WORKER_LOST
 
-    def _handle_message(self, message: LeaseMessage, nursery: trio.Nursery) -> None:
+    def _handle_message(self, message: LeaseMessage) -> None:
         match message:
             case LeaseQueued() | LeaseComing():
                 self._last_progress, self._last_progress_at = message, monotonic()
@@ -430,13 +431,14 @@ class ModelLease:
             case LeasePlaces(_, places, deal):
                 self._have_places(places, deal)
             case LeaseRevoked():
-                self._on_revoked(message, nursery)
+                self._on_revoked(message)
             case LeaseRestored():
                 self._on_restored()
             case LeaseFailed():
                 self.refuse_waiting(failed(message))
+                self._end_lease()
             case LeaseOver():
-                pass  # the last of the messages
+                self._end_lease()
 
     def _have_places(self, places: int | None, deal: int) -> None:
         """Take over another number of places: more of them admit waiting requests at once."""
@@ -455,7 +457,7 @@ class ModelLease:
         self._changed.set()
         self._admit_soon()
 
-    def _on_revoked(self, message: LeaseRevoked, nursery: trio.Nursery) -> None:
+    def _on_revoked(self, message: LeaseRevoked) -> None:
         """Admit no more requests and start to drain.  A second revocation can only bring the deadline forward."""
         seconds = inf if message.deadline_s is None else max(message.deadline_s, _CUT_GRACE)
         if self.state is LeaseState.DRAINING:
@@ -466,8 +468,12 @@ class ModelLease:
             self._move(LeaseState.DRAINING, grant)
             self._revocation = message
             self._drain_scope = trio.CancelScope(deadline=trio.current_time() + seconds)
-            nursery.start_soon(self._drain, grant, self._drain_scope, nursery)
-            self._changed.set()  # how long the drain takes is estimated by what is in flight
+            if grant.in_flight:
+                assert self._following is not None
+                self._following[1].start_soon(self._drain, grant, self._drain_scope)
+                self._changed.set()  # how long the drain takes is estimated by what is in flight
+            else:
+                self._end_drain(grant)
 
     def _on_restored(self) -> None:
         """End the drain and admit requests again: muxd has called off the switch."""
@@ -476,17 +482,26 @@ class ModelLease:
             self._drain_scope.cancel()
             self._use_grant(self._held)
 
-    async def _drain(self, grant: Grant, scope: trio.CancelScope, nursery: trio.Nursery) -> None:
-        """Wait until nothing is in flight or the deadline has come, cut what is left, and end the lease."""
+    async def _drain(self, grant: Grant, scope: trio.CancelScope) -> None:
+        """Wait until the drain's deadline has come, cut what is left, and end the lease."""
         with scope:
-            if grant.in_flight:
-                grant.drained = trio.Event()
-                await grant.drained.wait()
-        if self.state is not LeaseState.DRAINING or self._drain_scope is not scope:
-            return  # the lease was restored, and perhaps revoked again
-        grant.pool.close()
+            await trio.sleep_forever()
+        if self.state is LeaseState.DRAINING and self._drain_scope is scope:
+            self._end_drain(grant)  # else the lease was restored, and perhaps revoked again
+
+    def _note_drained(self) -> None:
+        if self.state is LeaseState.DRAINING and (grant := self._held) is not None and not grant.in_flight:
+            self._end_drain(grant)
+
+    def _end_drain(self, grant: Grant) -> None:
+        """Let the lease go: nothing is in flight, or what still is ends now."""
         assert self._revocation is not None
+        assert self._following is not None
+        lease, nursery = self._following
+        grant.pool.close()
         self._end_in_flight(grant, self._revocation)
+        self._move(LeaseState.ASKED)
+        lease.let_go()
         nursery.cancel_scope.cancel()
 
     def _end_in_flight(self, grant: Grant, message: LeaseRevoked) -> None:

@@ -3,13 +3,16 @@
 The session is opened when a lease is first asked for, and again after a muxd that died.  Demand that many leases report
 within `_BATCH` goes out as one line.  Whatever ends the connection ends every lease of the session; whether its holder
 then stops is the holder's own decision (see `lease`).
+
+Who waits for a model waits for what is said here.  So the reactor reads what muxd says, and wishes and releases are
+written at once: a task of trio's would be woken by a thread, and would have the next one wake the sender.
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from math import inf
-from typing import Self
 
 import trio
 
@@ -35,6 +38,7 @@ from muxd.protocol import (
     WaitingRequests,
 )
 
+from .sockets.reactor import Reactor
 from .telemetry.activity import Activity
 from .telemetry.request_record import RequestRecord
 
@@ -44,6 +48,7 @@ _BATCH = 0.01  # seconds, at least, between two lines of demand: those of a turn
 _RETRY = 0.25  # seconds between two attempts to reach muxd
 _PACE = 1.0  # seconds between two reports of activity
 _LAST_PATIENCE = 1.0  # seconds for the last one to be sent
+_READ = 64 << 10
 
 
 class _Attempt:
@@ -54,28 +59,87 @@ class _Attempt:
         self.error: MuxdError | None = None
 
 
-class AskedLease:
-    """One lease of the session, from the wish for it to its end: `async for message in lease`.
+class _SessionReader:
+    """Reads the session's connection as a handler of the reactor, until it ends."""
 
-    The iteration ends where muxd has ended the lease, and raises the error that ended the session.
+    deadline = inf
+
+    def __init__(self, reactor: Reactor, connection: SessionConnection, take: Callable[[MuxdMessage], None]) -> None:
+        self._reactor = reactor
+        self._connection = connection
+        self._take = take
+        self._ended = trio.Event()
+        self._error: MuxdError | None = None
+
+    async def run(self) -> None:
+        """Have every message taken, until the connection ends: raises the error that ended it."""
+        self._reactor.add(self._connection.socket, self)
+        try:
+            self._hand_on(b"")  # what came with the head of muxd's answer
+            await self._ended.wait()
+        finally:
+            self._ended.set()
+            self._reactor.forget(self._connection.socket)
+        if self._error is not None:
+            raise self._error
+
+    def on_event(self, mask: int) -> None:
+        self._reactor.again(self._read)  # like all that changes leases, after what befell requests in this turn
+
+    def on_deadline(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._end(self._connection.closed())
+
+    def _read(self) -> None:
+        while not self._ended.is_set():
+            try:
+                data = os.read(self._connection.socket.fileno(), _READ)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if data:
+                self._hand_on(data)
+            else:
+                self.close()
+
+    def _hand_on(self, data: bytes) -> None:
+        try:
+            for message in self._connection.take(data):
+                self._take(message)
+        except MuxdError as error:
+            self._end(error)
+
+    def _end(self, error: MuxdError) -> None:
+        self._error = self._error or error
+        self._ended.set()
+
+
+class AskedLease:
+    """One lease of the session, from the wish for it to its end.
+
+    `on_message` is called with each message, from the reactor, until the lease is over or let go.
     """
 
     def __init__(self, session: "LeaseSession", number: int) -> None:
         self.number = number
+        self.on_message: Callable[[LeaseMessage], None] | None = None
         self._session = session
-        self._send, self._receive = trio.open_memory_channel[LeaseMessage | MuxdError](inf)
+        self._over = trio.Event()
+        self._error: MuxdError | None = None
 
-    def __aiter__(self) -> Self:
-        return self
+    async def ended(self) -> None:
+        """Wait until muxd has ended the lease; raises the error that ended the session."""
+        await self._over.wait()
+        if self._error is not None:
+            raise self._error.with_traceback(None)
 
-    async def __anext__(self) -> LeaseMessage:
-        try:
-            message = await self._receive.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
-        if isinstance(message, MuxdError):
-            raise message.with_traceback(None)
-        return message
+    def let_go(self) -> None:
+        """Tell muxd that the lease is not used any more, unless it is over."""
+        self.on_message = None
+        self._session.let_go(self)
 
     def report(self, demand: LeaseDemand) -> None:
         """Have muxd told of the lease's demand and the places it uses, in place of what it was not told yet."""
@@ -84,23 +148,27 @@ class AskedLease:
     # Called by the session
 
     def take(self, message: LeaseMessage) -> None:
-        self._send.send_nowait(message)
+        if self.on_message is not None:
+            self.on_message(message)
         if isinstance(message, LeaseFailed | LeaseOver):
-            self._send.close()
+            self._over.set()
 
     def lose(self, error: MuxdError) -> None:
-        self._send.send_nowait(error)
+        self._error = error
+        self._over.set()
 
 
 class LeaseSession:
     """The session: `run` keeps its connection while it is there; `lease` and `unload` open it."""
 
-    def __init__(self, control: ControlClient, activity: Activity) -> None:
+    def __init__(self, control: ControlClient, activity: Activity, reactor: Reactor) -> None:
         self._control = control
         self._activity = activity
+        self._reactor = reactor
         self._attempt: _Attempt | None = None
         self._wanted = trio.Event()
-        self._is_open = False
+        self._connection: SessionConnection | None = None  # while it is open
+        self._is_sending = False
         self.count = 0  # of the sessions that were opened, this one included
         self._last_number = 0
         self._leases: dict[int, AskedLease] = {}
@@ -118,7 +186,7 @@ class LeaseSession:
             self._wanted = trio.Event()
             try:
                 async with self._control.session() as connection:
-                    self._note_open()
+                    self._note_open(connection)
                     await self._follow(connection)
             except* MuxdError as errors:
                 self._note_lost(_first(errors))
@@ -157,9 +225,12 @@ class LeaseSession:
         try:
             yield lease
         finally:
-            self._demand.pop(lease.number, None)
-            if self._leases.pop(lease.number, None) is not None:
-                self._say(LeaseRelease(lease.number))
+            lease.let_go()
+
+    def let_go(self, lease: AskedLease) -> None:
+        self._demand.pop(lease.number, None)
+        if self._leases.pop(lease.number, None) is not None:
+            self._say(LeaseRelease(lease.number))
 
     def keep(self, model: str, seconds: float, age: float) -> None:
         """Say how long a client wants a model kept awake, and how many seconds ago it said so.
@@ -182,7 +253,7 @@ class LeaseSession:
 
     async def open(self) -> None:
         """Open the session where it is not open; raises the error with which that failed."""
-        if self._is_open:
+        if self._connection is not None:
             return
         if self._attempt is None:
             self._attempt = _Attempt()
@@ -207,7 +278,7 @@ class LeaseSession:
 
         A muxd that does not take it has `_LAST_PATIENCE` seconds.
         """
-        if self._is_open:
+        if self._connection is not None:
             self._tell_activity()
             self._hasten()
             with trio.move_on_after(_LAST_PATIENCE):
@@ -216,8 +287,8 @@ class LeaseSession:
 
     # The connection
 
-    def _note_open(self) -> None:
-        self._is_open = True
+    def _note_open(self, connection: SessionConnection) -> None:
+        self._connection, self._is_sending = connection, False
         self.count += 1
         self._outgoing, self._demand, self._unloads = [], {}, []
         self._end_attempt(None)
@@ -226,7 +297,7 @@ class LeaseSession:
         """Tell every holder that the session is over, and whoever wants it opened that it could not be."""
         if not isinstance(error, Unreachable):  # the catalogue says when muxd is not there
             log.error("no session with muxd: %s", error.message)
-        self._is_open = False
+        self._connection = None
         leases, self._leases = self._leases, {}
         for lease in leases.values():
             lease.lose(error)
@@ -243,9 +314,7 @@ class LeaseSession:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_all, connection)
             nursery.start_soon(self._report_activity)
-            while True:
-                for message in await connection.receive():
-                    self._take(message)
+            await _SessionReader(self._reactor, connection, self._take).run()
 
     async def _send_all(self, connection: SessionConnection) -> None:
         while True:
@@ -254,7 +323,9 @@ class LeaseSession:
             report = [DemandReport(tuple(self._demand.values()))] if self._demand else []
             messages = [*self._outgoing, *report, *self._unloads]
             self._outgoing, self._demand, self._unloads = [], {}, []
+            self._is_sending = True
             await connection.send(messages)
+            self._is_sending = False
             self._sent.set()
             self._sent = trio.Event()
             with trio.move_on_after(_BATCH):
@@ -271,8 +342,14 @@ class LeaseSession:
             self._has_news.set()
 
     def _say(self, message: ProxyMessage) -> None:
+        """Send a message at once, and all that waits before it, but for demand."""
         self._outgoing.append(message)
-        self._hasten()
+        if self._connection is None or self._is_sending:
+            self._hasten()
+            return
+        outgoing, self._outgoing = self._outgoing, []
+        if not self._connection.send_now(outgoing):
+            self._hasten()
 
     def _hasten(self) -> None:
         """Have what is said sent at once: it does not wait for more demand."""

@@ -38,7 +38,7 @@ class Leases:
         self.batch_max_wait = inf  # seconds that batch requests wait at most while others go before them
         self.asked = 0  # leases for which requests wait: every look at who is idle may let one come
         self._most_idle = most_idle
-        self._session = LeaseSession(control, activity)
+        self._session = LeaseSession(control, activity, reactor)
         activity.under_way = self._under_way
         self._meters = meters
         self._terms = terms

@@ -65,7 +65,9 @@ class Play:
         leases.batch_max_wait, leases.asked = 600.0, 0
         self.lease = ModelLease("a", leases, TERMS, ModelMetrics())  # type: ignore[arg-type]
         self.tickets: dict[str, Ticket] = {}
-        self.nursery = SimpleNamespace(start_soon=lambda *_: self.told.append("drain"))
+        tasks = SimpleNamespace(start_soon=lambda *_: self.told.append("drain"), cancel_scope=trio.CancelScope())
+        asked = SimpleNamespace(let_go=lambda: self.told.append("let go"))
+        self.lease._following = (asked, tasks)  # type: ignore[assignment]
 
     def _pool(self, url: str) -> Any:
         return SimpleNamespace(url=url, close=lambda: self.told.append("close"))
@@ -76,7 +78,7 @@ class Play:
                 words = said.split()
                 getattr(self, words[0])(*words[1:])
             case _:
-                self.lease._handle_message(said, self.nursery)  # type: ignore[arg-type]
+                self.lease._handle_message(said)
         return self
 
     def __lshift__(self, expected: str) -> "Play":
@@ -206,8 +208,22 @@ async def test_one_that_was_tried_when_the_grant_was_revoked_says_nothing_of_the
 
 async def test_a_suspected_grant_may_be_revoked(play):
     play >> "request r1" >> granted() >> "turn" >> "loses r1" << "suspected, ask muxd, forward r1"
-    play >> revoked(RevocationReason.WORKER_EXITED) << "draining, drain"
-    play >> "moment" >> "turn" << "draining"
+    play >> revoked(RevocationReason.WORKER_EXITED) << "asked, close, let go"
+    play >> "moment" >> "turn" << "asked"
+
+
+async def test_a_revoked_lease_is_let_go_at_once_or_in_the_turn_in_which_its_last_request_ends(play):
+    play >> "request r1" >> "request r2" >> granted() >> "turn" << "granted, ask muxd, forward r1, forward r2"
+    play >> revoked() >> "ends r1" >> "turn" << "draining, drain"
+    play >> "request r3" >> "ends r2" << "draining"
+    play >> "turn" << "asked, close, let go"
+    play >> granted() >> "turn" << "granted, forward r3"
+    play >> "ends r3" >> revoked() << "asked, close, let go"
+
+
+async def test_a_lease_that_is_restored_in_the_turn_in_which_its_last_request_ends_is_kept(play):
+    play >> "request r1" >> granted() >> "turn" >> revoked() << "draining, ask muxd, forward r1, drain"
+    play >> "ends r1" >> LeaseRestored(1) >> "turn" << "granted"
 
 
 async def test_a_revoked_lease_admits_nothing_and_a_restored_one_those_who_waited(play):

@@ -44,6 +44,12 @@ _SWEEP = 0.05  # seconds: how late a deadline may be noticed
 READ_SIZE = 128 * 1024
 
 
+class Descriptor(Protocol):
+    """A socket of whatever library."""
+
+    def fileno(self) -> int: ...
+
+
 class EventTarget(Protocol):
     """What gets the events of a socket."""
 
@@ -120,7 +126,7 @@ class Reactor:
 
     # Called by the handlers
 
-    def add(self, sock: socket.socket, handler: Handler) -> None:
+    def add(self, sock: Descriptor, handler: Handler) -> None:
         fd, targets = sock.fileno(), self._targets
         if fd >= len(targets):
             targets += [None] * (fd + 1 - len(targets))
@@ -131,16 +137,20 @@ class Reactor:
         """Give the socket's events to `target` from now on; its handler keeps its deadline, and gets none of them."""
         self._targets[sock.fileno()] = target
 
+    def forget(self, sock: Descriptor) -> None:
+        """Unregister the socket, which somebody else closes, after the events of this turn."""
+        fd = sock.fileno()
+        del self._handlers[fd]
+        self._targets[fd] = None
+        self._epoll.unregister(fd)
+
     def close(self, sock: socket.socket) -> None:
         """Unregister and close the socket.
 
         Within a turn the socket is closed only at the turn's end: else a new socket could get
         the same descriptor, and its handler the events of the closed one.
         """
-        fd = sock.fileno()
-        del self._handlers[fd]
-        self._targets[fd] = None
-        self._epoll.unregister(fd)
+        self.forget(sock)
         if self.turning:
             self._closing.append(sock)
         else:
