@@ -5,6 +5,8 @@ CPU for one, and three times that where nothing was in the processor's caches; t
 call or a probe needs and no more: no cookies, redirects, compression or proxies, and no TLS.
 """
 
+import errno
+import os
 import select
 import socket
 from collections.abc import Mapping
@@ -144,6 +146,8 @@ class KeepAliveClient:
         try:
             if self.unix is not None:
                 return await trio.open_unix_socket(self.unix)
+            if (numeric := _in_figures(server)) is not None:
+                return await _connected_at_once(numeric)
             parts = urlsplit(f"//{server}")
             found = await trio.socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
             family, kind, protocol, _, address = found[0]
@@ -156,6 +160,37 @@ class KeepAliveClient:
                 raise
         except OSError as error:
             raise ConnectFailed("there is no connection", error.errno or 0) from error
+
+
+def _in_figures(server: str) -> tuple[str, int] | None:
+    """Return the address of HOST:PORT where the host is four numbers."""
+    host, _, port = server.rpartition(":")
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+        return (host, int(port)) if 0 < int(port) < 1 << 16 else None
+    except (OSError, ValueError):
+        return None
+
+
+async def _connected_at_once(address: tuple[str, int]) -> trio.SocketStream:
+    """Connect without a turn of trio's loop where the other end is on this host, for a fourth of the CPU.
+
+    The kernel has the connection then when connect(2) returns, though it calls it in progress.  Raise OSError.
+    """
+    end = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        end.setblocking(False)
+        error = end.connect_ex(address)
+        if error == errno.EINPROGRESS:
+            if not _is_ready(end, select.POLLOUT):
+                await trio.lowlevel.wait_writable(end)
+            error = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return trio.SocketStream(trio.socket.from_stdlib_socket(end))
+    except BaseException:
+        end.close()
+        raise
 
 
 def _server(url: str) -> str:
@@ -207,6 +242,10 @@ async def _answer(stream: trio.SocketStream, request: bytes, parser: AnswerParse
 
 def _is_quiet(stream: trio.SocketStream) -> bool:
     """Say whether a connection on which nothing is due is open, and has nothing to be read."""
+    return not _is_ready(stream.socket, select.POLLIN)
+
+
+def _is_ready(end: socket.socket | trio.socket.SocketType, event: int) -> bool:
     poll = select.poll()
-    poll.register(stream.socket.fileno(), select.POLLIN)
-    return not poll.poll(0)
+    poll.register(end.fileno(), event)
+    return bool(poll.poll(0))
