@@ -33,7 +33,6 @@ _TRUE = ("true", "1", "on", "yes", "t", "y")  # texts that SGLang reads as true,
 _NO_TIME = re.compile(
     rb'-?0(\.0+)?([eE][-+]?[0-9]+)?|"[-+]?(0+(\.0*)?|((0+(\.0*)?|\.0+)(ns|us|\xc2\xb5s|\xce\xbcs|ms|s|m|h))+)"'
 )
-_NO_MESSAGES = (msgspec.Raw(), msgspec.Raw(b"null"))
 _FILLED_LIST = re.compile(rb"\[[ \t\r\n]*+[^\]]")  # the beginning of a list that has something in it
 _EMPTY_LIST = re.compile(rb"\[[ \t\r\n]*+\]")
 _EMPTY = re.compile(rb'|null|""|\[[ \t\r\n]*\]')
@@ -99,10 +98,16 @@ class _OllamaRequest(RequestInfo):
         return all(map(_EMPTY.fullmatch, (bytes(self.prompt), bytes(self.messages))))
 
 
-class AskedChat(RequestInfo):
-    """A dialogue, whose "messages" are kept as they are written."""
+class _Messages(msgspec.Struct, array_like=True, gc=False):
+    """A list that has at least one item; further ones are only checked to be JSON."""
 
-    messages: msgspec.Raw = msgspec.Raw()
+    first: msgspec.Raw
+
+
+class _AskedChat(RequestInfo, kw_only=True):
+    """A dialogue that has messages."""
+
+    messages: _Messages
 
 
 class EmptyDialogue(RequestInfo):
@@ -135,7 +140,7 @@ class _Shown(msgspec.Struct):
 Read = Callable[[Request], RequestInfo]
 
 _decode = msgspec.json.Decoder(RequestInfo).decode
-_decode_chat = msgspec.json.Decoder(AskedChat).decode
+_decode_chat = msgspec.json.Decoder(_AskedChat).decode
 _decode_ollama = msgspec.json.Decoder(_OllamaRequest).decode
 _decode_native = msgspec.json.Decoder(_NativeRequest).decode
 _decode_shown = msgspec.json.Decoder(_Shown).decode
@@ -166,18 +171,18 @@ def as_chat(request: Request) -> RequestInfo:
         demand_json(request)
     body = request.body
     try:  # as `_decode_at_once`
-        asked = _decode_chat(body) if len(body) <= _MOST_DECODED else None
+        if len(body) <= _MOST_DECODED:
+            return _decode_chat(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        asked = None
-    if asked is None:
-        fields = _fields(body)
-        model, stream = name_of(fields.get("model")), _is_true(fields.get("stream", b"false"))
-        asked = AskedChat(model, stream, *_kept(fields), messages=msgspec.Raw(fields.get("messages", b"")))
-    if _FILLED_LIST.match(asked.messages) is not None:
-        return asked
-    if _EMPTY_LIST.match(asked.messages) is not None:
-        return EmptyDialogue(asked.model, asked.stream, asked.keep_alive, asked.ttl, asked.service_tier)
-    raise no_messages("is missing" if asked.messages in _NO_MESSAGES else "is no list")
+        pass
+    fields = _fields(body)
+    asked = name_of(fields.get("model")), _is_true(fields.get("stream", b"false")), *_kept(fields)
+    messages = fields.get("messages", b"")
+    if _FILLED_LIST.match(messages) is not None:
+        return RequestInfo(*asked)
+    if _EMPTY_LIST.match(messages) is not None:
+        return EmptyDialogue(*asked)
+    raise no_messages("is no list" if messages else "is missing")
 
 
 def no_messages(problem: str) -> Refusal:
