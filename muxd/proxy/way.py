@@ -82,10 +82,10 @@ class Way:
 
     def worker_head(self, request: Request, authority: bytes, id: RequestId, plain: bool) -> bytes:
         """Return the request's head for a worker, as `forwarding.worker_head` does."""
-        sent = self._sent
+        sent, line = self._sent, id.line if id.is_made else b""
         if sent is None or id.drop:
             drop = (id.drop,) if id.drop else ()
-            return worker_head(request, self.target, authority, id.upstream, drop, plain=plain)
+            return worker_head(request, self.target, authority, line, drop, plain=plain)
         # The API key is taken out of the headers only where keys are configured: their number tells it.
         kind = (authority, plain, len(request.headers))
         parts = sent.get(kind)
@@ -93,7 +93,7 @@ class Way:
             if len(sent) >= _MOST_SENT:
                 sent.clear()
             parts = sent[kind] = around_length(request, self.target, authority, plain=plain)
-        return b"%b%d%b%b\r\n" % (parts[0], len(request.body), parts[1], id.upstream)
+        return b"%b%d%b%b\r\n" % (parts[0], len(request.body), parts[1], line)
 
 
 def is_edited(entry: "CatalogueEntry", asked: str) -> bool:

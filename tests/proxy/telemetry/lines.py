@@ -54,7 +54,7 @@ class Kept:
 
 def record(log: AccessLog, **changed: Any) -> None:
     told = REQUEST | changed
-    id = RequestId(told["request_id"].encode(), b"", b"", b"")
+    id = RequestId(told["request_id"].encode(), b"")
     asked = (told[name] for name in ("client", "method", "target", "received"))
     visit = RequestRecord(cast(Recorder, None), 0.0, id, *asked)
     visit.ended_at, visit.key, visit.route, visit.model = (told[name] for name in ("at", "key", "route", "model"))
