@@ -149,6 +149,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def prepare_wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
+        """Ask a sleeping server what `wake` needs to know, while the memory for it is still waited for."""
+        ...
+
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
         """Wake a sleeping server: give back what it has `released`, and reload weights that were discarded."""
         ...

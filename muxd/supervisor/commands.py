@@ -158,7 +158,7 @@ class CommandExecutor:
             facts["worker"] = name
         self._context.journal.record("state", model=model, **facts)
         for about_to_be_called in self._foreseen(move):
-            self._nursery.start_soon(self._runners[about_to_be_called].connect, name=f"to {about_to_be_called}")
+            self._nursery.start_soon(self._runners[about_to_be_called].expect_order, name=f"to {about_to_be_called}")
 
     def _foreseen(self, move: RecordMove) -> list[str]:
         """Return the workers whose servers are called soon after a move, while something else is waited for."""

@@ -355,6 +355,14 @@ class WorkerProcess:
         else:
             await self._tell_ready(server, unproved=not is_proved)
 
+    async def expect_order(self) -> None:
+        """Have a connection to the server ready; one that sleeps is asked what its wake needs to know, too."""
+        if (server := self._server) is not None:
+            await server.link.connect()
+            with suppress(EngineCallFailed):  # the wake asks again
+                if server.record.released:
+                    await self._engine.prepare_wake(server.link, self._model, server.record.released)
+
     def _measure_peak(self, server: LaunchedServer) -> list[int | None]:
         """Begin to measure what the awake worker has; its engine's calls wait for that as for their record."""
         assert self._beside is not None

@@ -260,10 +260,10 @@ class Runner:
         if self._life is not None:
             self._life.order(None)
 
-    async def connect(self) -> None:
-        """Have a connection to the worker's server ready, for an order that is about to come; none where it is down."""
-        if self._life is not None and self._life.link is not None:
-            await self._life.link.connect()
+    async def expect_order(self) -> None:
+        """Do what an order that is about to come needs, and what no order is needed for."""
+        if self._life is not None:
+            await self._life.expect_order()
 
     async def drain(self) -> None:
         """Look whether this life of the worker has a request left, to which nobody sends more; tell when it has none.

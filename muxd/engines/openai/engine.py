@@ -85,6 +85,9 @@ class OpenAIServer:
         self.is_silent = True
         return [ALL]
 
+    async def prepare_wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
+        pass
+
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
         await self._go("wake", link, _options(model).wake)
         self.is_silent = False

@@ -171,6 +171,9 @@ class WorkerApiRouter:
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
         raise EngineCallFailed("a router does not sleep")
 
+    async def prepare_wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
+        pass
+
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
         raise EngineCallFailed("a router does not sleep")
 

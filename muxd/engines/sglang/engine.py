@@ -86,6 +86,7 @@ class SGLang:
         # The oldest rank's stamp in /v1/loads, and when (trio's clock) that stamp was first read.
         self._last_step: tuple[float, float] | None = None
         self._is_generation: bool | None = None  # as its server said when it was last asked
+        self._weights_path = ""  # as its server said since it fell asleep
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         config = context.workdir / "server.yaml"  # SGLang insists on the ending
@@ -203,14 +204,19 @@ class SGLang:
                 raise
             return None
 
+    async def prepare_wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
+        if _reloads(model, released) and not model.model_path:
+            self._weights_path = await observation.weights_path(link)
+
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
         """Wake the server; weights that were discarded are read again before there is a KV cache beside them.
 
         To read them takes memory of its own for a while.  SGLang itself empties its cache while that is released.
         """
         kept = list(released)
-        if WEIGHTS in released and 1 not in SGLANG.levels(model):
-            path = model.model_path or await observation.weights_path(link)
+        if _reloads(model, released):
+            path = model.model_path or self._weights_path or await observation.weights_path(link)
+            self._weights_path = ""  # an awake server may be given other weights
             await link.call("resume", "/resume_memory_occupation", {"tags": [WEIGHTS]})
             reload = {"model_path": path, "load_format": "auto", "flush_cache": True}
             await link.call("reload", "/update_weights_from_disk", reload)
@@ -265,6 +271,11 @@ class SGLang:
 
     def diagnose_stranger(self, program: str) -> Diagnosis:
         return of_stranger(program, self.title, "/server_info")
+
+
+def _reloads(model: Model, released: Sequence[str]) -> bool:
+    """Say whether a wake reads the weights again: they were discarded."""
+    return WEIGHTS in released and 1 not in SGLANG.levels(model)
 
 
 def _memory_share(model: Model, free: int) -> list[str]:

@@ -183,6 +183,9 @@ class VLLM:
             await link.call("release", "/release_kv_cache_memory", {})
         return list(RELEASED[level])
 
+    async def prepare_wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
+        pass
+
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
         """Wake the server; weights that were discarded are read again before there is a KV cache beside them.
 

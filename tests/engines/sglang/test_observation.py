@@ -66,6 +66,22 @@ async def test_what_was_discarded_is_read_again_from_where_the_server_says_that_
     ]
 
 
+async def test_where_the_weights_are_may_be_asked_ahead_of_each_wake():
+    server, engine = Server({"model_path": "/weights/really"}), engine_for(model())
+    async with server.running() as link:
+        await engine.prepare_wake(link, model(), BOTH)
+        await engine.prepare_wake(link, model(1), BOTH)  # keeps them
+        await engine.prepare_wake(link, model(), ["kv_cache"])
+        assert [path for path, _, _ in server.calls] == ["/model_info"]
+        await engine.wake(link, model(), BOTH)
+        assert "/model_info" not in [path for path, _, _ in server.calls[1:]]
+        server.info = {"model_path": "/weights/others"}  # it was given them while it was awake
+        server.calls.clear()
+        await engine.wake(link, model(), BOTH)
+    assert server.calls[0][0] == "/model_info"
+    assert server.calls[2][1]["model_path"] == "/weights/others"
+
+
 async def test_what_was_kept_in_host_memory_is_not_read_again():
     server = Server({})
     async with server.running() as link:
