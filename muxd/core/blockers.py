@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import inf
+from typing import NamedTuple
 
 from . import policy
 from .clearing import Eviction
@@ -9,6 +10,27 @@ from .contender import Contender
 from .group import Group
 from .ledger import GpuId
 from .states import COMING, WorkerState
+
+#: States from which a group gives way by itself, if it does not leave yet.
+_GIVE_WAY = (WorkerState.ASLEEP, WorkerState.READY)
+
+
+class Idle(NamedTuple):
+    """A group without requests that must leave, and may be kept for its clients' next one."""
+
+    since: float
+    comeback: float  # seconds to get it ready again
+    usual: float | None  # as `policy.usual_gap`
+
+    def kept_until(self, contender: Contender, waiting: float) -> float:
+        """Return when it stops waiting for its clients to return.
+
+        `waiting`: how many requests wait for its GPUs, for whichever model: they all come so much later.
+        """
+        if contender.is_batch:
+            waiting = 1.0  # who has no haste does not hurry anybody
+        there_and_back = contender.cost + contender.leave + self.comeback
+        return self.since + policy.linger(self.usual, there_and_back, waiting)
 
 
 class Blockers:
@@ -18,32 +40,46 @@ class Blockers:
     """
 
     def __init__(self, evictions: Sequence[Eviction], usual_gap: Callable[[Group], float | None] | None = None) -> None:
-        groups = [each.group for each in evictions]
-        ready = [group for group in groups if group.state is WorkerState.READY]
-        busy = [group for group in ready if not group.idle]
-        self._groups = groups
-        self.leaving = sum(each.leave_cost.seconds for each in evictions)
-        self.drain = max((group.drain_without_long for group in ready), default=0.0)
-        self._known_drain = max((group.known_drain for group in ready), default=0.0)
-        self.known = self._known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
-        self.load = max((group.answers.load for group in ready), default=0.0)
-        self.differ = any(group.answers.differ for group in ready)
-        self.gives_way = all(
-            not g.is_validated and (g.leaves or g.state in (WorkerState.ASLEEP, WorkerState.READY)) for g in groups
-        )
-        self.is_idle = self.gives_way and not busy
-        self._idle = [
-            (each.group, each.group.idle_since, each.comeback_cost.seconds)
-            for each in evictions
-            if each.group.idle_since is not None and each.group in ready and each.group.idle
-        ]
-        self.have_only_their_turn = all(group.leaves or group in ready for group in groups)  # once somebody is due
-        self._busy_since = max((group.since for group in busy), default=-inf)
-        self._busy = busy
-        self._long_since = min((group.long_since for group in busy), default=inf)
-        self._idle_in = max((group.until_idle for group in busy), default=0.0)
-        self.go_by_all_gaps = any(not group.gaps for group in ready if group.idle)  # clients of theirs have none yet
-        self._kept = [(since, usual_gap(group), comeback) for group, since, comeback in self._idle] if usual_gap else []
+        self._groups: list[Group] = []
+        self._busy: list[Group] = []
+        self._idle: list[Idle] = []
+        self.leaving = self.drain = self.load = 0.0
+        self._known_drain = self._idle_in = 0.0
+        self._busy_since, self._long_since = -inf, inf
+        self.gives_way = self.have_only_their_turn = True  # the latter once somebody is due
+        self.differ = False
+        self.go_by_all_gaps = False  # clients of an idle one have none yet
+        known = 0.0
+        for each in evictions:
+            group, leave, comeback = each.group, each.leave_cost, each.comeback_cost
+            self._groups.append(group)
+            self.leaving += leave.seconds
+            known += leave.known + comeback.known
+            if group.is_validated or not (group.state in _GIVE_WAY or group.leaves):
+                self.gives_way = False
+            if group.state is WorkerState.READY:
+                self._add_ready(group, comeback.seconds, usual_gap)
+            elif not group.leaves:
+                self.have_only_their_turn = False
+        self.known = self._known_drain + known
+        self.is_idle = self.gives_way and not self._busy
+        self._kept = self._idle if usual_gap is not None else []
+
+    def _add_ready(self, group: Group, comeback: float, usual_gap: Callable[[Group], float | None] | None) -> None:
+        """Take in one that serves until then."""
+        self.drain = max(self.drain, group.drain_without_long)
+        self._known_drain = max(self._known_drain, group.known_drain)
+        self.load = max(self.load, group.answers.load)
+        self.differ = self.differ or group.answers.differ
+        if not group.idle:
+            self._busy.append(group)
+            self._busy_since = max(self._busy_since, group.since)
+            self._long_since = min(self._long_since, group.long_since)
+            self._idle_in = max(self._idle_in, group.until_idle)
+            return
+        self.go_by_all_gaps = self.go_by_all_gaps or not group.gaps
+        if group.idle_since is not None:
+            self._idle.append(Idle(group.idle_since, comeback, usual_gap(group) if usual_gap is not None else None))
 
     @property
     def keep_idle(self) -> bool:
@@ -65,7 +101,7 @@ class Blockers:
     def give_way_at(self, contender: Contender, due: float, waiting: float, now: float) -> float:
         """Return when they give way to a group for which requests wait, and is due at `due`; inf for no reason.
 
-        `waiting`: as of `kept_until`.  Who leaves already, or sleeps, does so now.  A busy one does when its turn is
+        `waiting`: as of `Idle.kept_until`.  Who leaves already, or sleeps, does so now.  A busy one does when its turn is
         over, and an idle one when its clients are not likely to return any more, or when the other one is due.  For
         batch it is kept longer.
         """
@@ -76,10 +112,10 @@ class Blockers:
             turn_ends = policy.turn_ends_at(contender.measured, self._busy_since, self._known_drain)
             at = max(at, self._closes_at(contender, due, turn_ends, self._fullness, now))
         if self._kept:
-            at = max(at, *(min(until, due) for until in self.kept_until(contender, waiting)))
+            at = max(at, *[min(idle.kept_until(contender, waiting), due) for idle in self._kept])
         if contender.is_batch and self._idle:
             there = contender.cost + contender.leave
-            at = max(at, *(min(since + there + comeback, due) for _, since, comeback in self._idle))
+            at = max(at, *[min(idle.since + there + idle.comeback, due) for idle in self._idle])
         return at
 
     def give_way(
@@ -115,16 +151,6 @@ class Blockers:
             if quiet < at and quiet < self._long_since:
                 return quiet
         return at
-
-    def kept_until(self, contender: Contender, waiting: float) -> list[float]:
-        """Return when each idle one stops waiting for its clients to return.
-
-        `waiting`: how many requests wait for its GPUs, for whichever model: they all come so much later.
-        """
-        there = contender.cost + contender.leave
-        if contender.is_batch:
-            waiting = 1.0  # who has no haste does not hurry anybody
-        return [since + policy.linger(usual, there + comeback, waiting) for since, usual, comeback in self._kept]
 
 
 NO_BLOCKERS = Blockers(())

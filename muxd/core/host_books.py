@@ -5,6 +5,7 @@ Nothing here commands anybody: what is done to groups and workers is in `host_st
 
 from collections.abc import Iterable
 from math import floor, inf
+from operator import attrgetter
 
 from .events import GpusMeasured, HostRamLimited, WeightsSeen
 from .group import Group
@@ -15,8 +16,11 @@ from .states import CHANGING, UP, WorkerState
 from .worker import Worker
 
 
+_PLACE = attrgetter("place_in_order")
+
+
 def in_configured_order(groups: Iterable[Group]) -> list[Group]:
-    return sorted(groups, key=lambda group: group.place_in_order)
+    return sorted(groups, key=_PLACE)
 
 
 class HostBooks:
@@ -115,9 +119,9 @@ class HostBooks:
         self._undoubted = self.learned
         self._touched.clear()
 
-    def in_state(self, *states: WorkerState) -> list[Group]:
-        """Return the groups in one of the states, as the configuration has them in order."""
-        return in_configured_order(group for state in states for group in self._by_state[state].values())
+    def in_state(self, state: WorkerState) -> list[Group]:
+        """Return the groups in the state, as the configuration has them in order."""
+        return in_configured_order(self._by_state[state].values())
 
     def groups_of(self, workers: Iterable[str]) -> list[Group]:
         """Return the groups of the workers, each once."""

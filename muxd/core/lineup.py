@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from . import policy
-from .blockers import Blockers
+from .blockers import Blockers, Idle
 from .clearing import Eviction
 from .commands import Comparison
 from .contender import Contender, waits, weight_of
@@ -252,9 +252,11 @@ class Lineup:
 
     def kept_until(self, leaving: Eviction, group: Group) -> float:
         """Return when one who gives way stops waiting for its clients to return, because the group is wanted."""
-        contender = self._reckoned(group)
-        kept = self._blockers([leaving]).kept_until(contender, self._waiting_beside(group))
-        return max(kept, default=self._host.now)
+        since = leaving.group.idle_since
+        if since is None or not self.keep_turns:
+            return self._host.now
+        idle = Idle(since, leaving.comeback_cost.seconds, self._usual_gap(leaving.group))
+        return idle.kept_until(self._reckoned(group), self._waiting_beside(group))
 
     def due_at(self, group: Group) -> float:
         """Return when whatever is on the group's GPUs must begin to drain, for its wait to stay within its bound."""

@@ -56,7 +56,7 @@ class WorkerSpec(Struct, frozen=True):
 
     @property
     def gpu_count(self) -> int:
-        return self.any_of or max(1, len(self.gpus))
+        return self.any_of or len(self.gpus) or 1
 
     @property
     def need(self) -> int:
