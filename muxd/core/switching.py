@@ -482,9 +482,11 @@ class Switching:
         return claimed | self.operator_switch.gpus | self._kept_for
 
     def _learn(self, leaving: Eviction, group: Group) -> None:
-        """Note that nobody returned to an idle group for as long as it was kept from the one that comes."""
+        """Note that nobody returned to an idle group for as long as it was kept from the one that is about to come."""
         since = leaving.group.idle_since
-        if since is not None and since < self.lineup.kept_until(leaving, group) <= self.host.now + AT_ONCE:
+        if since is None or leaving.group.state is not WorkerState.READY:
+            return
+        if since < self.lineup.kept_until(leaving, group) <= self.host.now + AT_ONCE:
             self.host.leases.note_gap(leaving.group, inf)
 
     def is_measured(self, group: Group) -> bool:
@@ -501,6 +503,8 @@ class Switching:
         spared = self._placement.spared(group, blockers)
         names = frozenset(worker.name for workers in spared.values() for worker in workers)
         blockers = [blocker for blocker in blockers if blocker.group.name not in spared]
+        for blocker in blockers:
+            self._learn(blocker, group)
         switch = Switch(group.name, {b.group.name: b.level for b in blockers}, self.host.now, spared=names)
         # One whose target has died, and comes again with the same event, is over.
         self._keep([*(s for s in self.running if s.target != group.name), switch])
@@ -511,7 +515,6 @@ class Switching:
         for blocker in blockers:
             active = blocker.group
             if active.state is WorkerState.READY:
-                self._learn(blocker, group)
                 message = f"{active.name} gives way to {group.name}"
                 yield from self.host.drain(active, "switch", message, self.host.now + active.spec.drain_timeout)
         yield from self._forward(switch)
