@@ -280,7 +280,7 @@ class Group:
     def retry_at(self) -> float:
         """Return when the group may be brought again, as far as restart delays go; -inf where there is none."""
         waits = (WorkerState.BACKOFF, WorkerState.FAILED)
-        return max(min(w.retry_at if w.state in waits else -inf for w in workers) for workers in self.roles)
+        return max([min([w.retry_at if w.state in waits else -inf for w in workers]) for workers in self.roles])
 
     def retry_wait(self, now: float) -> float:
         """Return the seconds until the group can be expected to be brought: to `retry_at`, or fewer for its port."""
@@ -532,7 +532,7 @@ class Group:
     @property
     def sleep_level(self) -> int:
         """Return the level at which the group sleeps unless an order says another."""
-        return min(worker.sleep_level for worker in self.serving)
+        return min([worker.sleep_level for worker in self.serving])
 
     @property
     def level(self) -> int:

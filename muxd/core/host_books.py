@@ -81,8 +81,7 @@ class HostBooks:
 
     def need(self, worker: Worker) -> int:
         """Return the bytes that the worker needs on each of its GPUs: as declared, else its weights alone."""
-        weights = self.weights.get(worker.group, 0) if not worker.spec.need else 0
-        return worker.spec.need or weights // max(1, worker.spec.gpu_count)
+        return worker.spec.need or self.weights.get(worker.group, 0) // worker.spec.gpu_count
 
     def touch(self, group: Group) -> None:
         """Note that a group is not what it was: whatever was found of it, and of others on its GPUs, is found anew."""
@@ -121,7 +120,7 @@ class HostBooks:
 
     def in_state(self, state: WorkerState) -> list[Group]:
         """Return the groups in the state, as the configuration has them in order."""
-        return in_configured_order(self._by_state[state].values())
+        return sorted(self._by_state[state].values(), key=_PLACE)
 
     def groups_of(self, workers: Iterable[str]) -> list[Group]:
         """Return the groups of the workers, each once."""

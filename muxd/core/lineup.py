@@ -294,7 +294,7 @@ class Lineup:
         Those to whom any of several GPUs will do have their turns on all of these side by side.
         """
         if gpus not in self._turns:
-            self._turns[gpus] = sum(self._face(rivals).turns for rivals in self._rivals_on(gpus))
+            self._turns[gpus] = sum([self._face(rivals).turns for rivals in self._rivals_on(gpus)])
         return self._turns[gpus]
 
     def _rivals_on(self, gpus: frozenset[GpuId]) -> list[Rivals]:
@@ -307,7 +307,7 @@ class Lineup:
     def _waiting_on(self, gpus: frozenset[GpuId]) -> float:
         """Count the requests that wait for one of the GPUs, each as `weight_of`, but for batch."""
         if gpus not in self._waiting:
-            self._waiting[gpus] = sum(rivals.waiting for rivals in self._rivals_on(gpus))
+            self._waiting[gpus] = sum([rivals.waiting for rivals in self._rivals_on(gpus)])
         return self._waiting[gpus]
 
     def _waiting_beside(self, group: Group) -> float:

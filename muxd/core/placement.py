@@ -199,6 +199,8 @@ class Placement:
 
         The others of a group serve on, as many as it has at least.
         """
+        if not any(may_give_way_in_part(blocker.group) for blocker in blockers):
+            return {}
         spared: dict[str, list[Worker]] = {}
         left: dict[str, Holding] = {}
         for blocker in blockers:
@@ -455,17 +457,16 @@ class Placement:
             return few
         is_asleep, strangers = group.state is WorkerState.ASLEEP, self._host.strangers
         coming = claiming(group) if is_asleep or (strangers and group.state in OFF) else ()
-        needs: dict[GpuId, int] = {}
+        room, needs = self._host.ledger.capacity, dict[GpuId, int]()
         for worker in coming:
-            needs |= {gpu: needs.get(gpu, 0) + self._host.need(worker) for gpu in worker.gpus}
-        short = [
-            gpu
-            for gpu in in_order(needs)
-            if needs[gpu] > self._host.ledger.capacity.get(gpu, inf) and (is_asleep or gpu in strangers)
-        ]
+            need = self._host.need(worker)
+            for gpu in worker.gpus:
+                needs[gpu] = needs.get(gpu, 0) + need
+        short = [gpu for gpu, need in needs.items() if need > room.get(gpu, inf) and (is_asleep or gpu in strangers)]
         if not short:
             return ""
-        room, who = self._host.ledger.capacity, {gpu: strangers.get(gpu, "[gpus] gives no more") for gpu in short}
+        short = in_order(short)
+        who = {gpu: strangers.get(gpu, "[gpus] gives no more") for gpu in short}
         wanted = (f"{needs[gpu] / GIB:.1f} GiB of GPU {gpu}" for gpu in short)
         has = (f"{room[gpu] / GIB:.1f} GiB for it: {who[gpu]}" for gpu in short)
         each = ", ".join(f"it needs {need}, which has {left}" for need, left in zip(wanted, has, strict=True))

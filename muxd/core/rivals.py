@@ -20,7 +20,7 @@ class Rivals:
     def __init__(self) -> None:
         self.contenders: dict[str, Contender] = {}  # by group
         self._members: list[Contender] | None = None  # the same; None: to be made
-        self._first: Group | None = None
+        self.first: Group  # of them; there is one from the first `add` on
         self.blockers = NO_BLOCKERS
         self.is_open = False  # somebody of them may come, now or later
         self.is_free = False  # no other switch, loan or validation keeps them from their GPUs
@@ -47,12 +47,9 @@ class Rivals:
 
     def _note_contenders(self) -> None:
         self._turns = self._dues = self._members = None
-        self._first = next((contender.group for contender in self.contenders.values()), None)
-
-    @property
-    def first(self) -> Group:
-        assert self._first is not None
-        return self._first
+        for contender in self.contenders.values():
+            self.first = contender.group
+            break
 
     @property
     def members(self) -> list[Contender]:
@@ -88,7 +85,7 @@ class Rivals:
     @property
     def waiting(self) -> float:
         """Count the requests that wait for each of their GPUs, as `weight_of`; batch has no haste, and counts not."""
-        return sum(contender.weight for contender in self.members if not contender.is_batch) / self._width
+        return sum([contender.weight for contender in self.members if not contender.is_batch]) / self._width
 
     @property
     def turns(self) -> float:

@@ -83,6 +83,7 @@ class Worker:
     ended_at: float = 0.0
     awaits_port: bool = False  # its last start was refused as somebody had its port; it comes once that is free
     story: deque[str] = field(default_factory=lambda: deque(maxlen=12))
+    name: str = field(init=False)
     gpus: frozenset[GpuId] = frozenset()  # on which it runs, or would run if it were started now
     is_at_gate: bool = False  # its process has come to its engine's gate, or has started from there
     is_ahead: bool = False  # its process was begun before the worker was wanted
@@ -97,6 +98,7 @@ class Worker:
     is_drained: bool = False  # it was seen to have nothing left
 
     def __post_init__(self) -> None:
+        self.name = self.spec.name
         self._take_gpus()
 
     def _take_gpus(self) -> None:
@@ -166,10 +168,6 @@ class Worker:
         self.spec = spec
         if not spec.any_of:
             self._take_gpus()
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
 
     @property
     def is_router(self) -> bool:
