@@ -101,8 +101,8 @@ class Blockers:
     def give_way_at(self, contender: Contender, due: float, waiting: float, now: float) -> float:
         """Return when they give way to a group for which requests wait, and is due at `due`; inf for no reason.
 
-        `waiting`: as of `Idle.kept_until`.  Who leaves already, or sleeps, does so now.  A busy one does when its turn is
-        over, and an idle one when its clients are not likely to return any more, or when the other one is due.  For
+        `waiting`: as of `Idle.kept_until`.  Who leaves already, or sleeps, does so now.  A busy one does when its turn
+        is over, and an idle one when its clients are not likely to return any more, or when the other one is due.  For
         batch it is kept longer.
         """
         if not self.gives_way:

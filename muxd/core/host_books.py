@@ -15,7 +15,6 @@ from .spec import GroupSpec, WorkerSpec
 from .states import CHANGING, UP, WorkerState
 from .worker import Worker
 
-
 _PLACE = attrgetter("place_in_order")
 
 
