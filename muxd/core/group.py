@@ -396,12 +396,11 @@ class Group:
                 self.oldest_since = lease.oldest_since
         weight, oldest, interactive = 0.0, inf, inf
         for lease in self.waiting.values():
-            if lease.waiting:
-                weight += lease.weight
-                if lease.since < oldest:
-                    oldest = lease.since
-                if lease.interactive_since < interactive:
-                    interactive = lease.interactive_since
+            weight += lease.weight
+            if lease.since < oldest:
+                oldest = lease.since
+            if lease.interactive_since < interactive:
+                interactive = lease.interactive_since
         self.wanted = oldest < inf
         self.is_batch = self.wanted and interactive == inf
         self.weight, self.waits_since = weight, oldest

@@ -30,6 +30,7 @@ class HostBooks:
         self.workers: dict[str, Worker] = {}  # the members of all groups
         self.ledger = Ledger()
         self.now = 0.0
+        self.second = 0  # the same in whole seconds
         self.is_started = False  # until then nobody knows what an earlier muxd has left, and nothing comes by itself
         self._touched: dict[str, Group] = {}  # groups that are not what they were when doubts were last ended
         self._changed: dict[str, Group] = {}  # likewise, when `take_changed` was last called
@@ -62,6 +63,11 @@ class HostBooks:
         self.touch(group)
         self.note_kinds()
 
+    def go_on(self, time: float) -> None:
+        """Let the time be this, unless it is later by now."""
+        if time > self.now:
+            self.now, self.second = time, floor(time)
+
     # Who is looked for, without a look at everybody
 
     @property
@@ -72,11 +78,6 @@ class HostBooks:
     def there(self, spec: WorkerSpec) -> frozenset[GpuId]:
         """Return the GPUs that a worker may be on, without those that are known not to be there."""
         return spec.gpus & self.gpus_there if spec.on_cards and self.gpus_there else spec.gpus
-
-    @property
-    def second(self) -> int:
-        """Return the time in whole seconds."""
-        return floor(self.now)
 
     def need(self, worker: Worker) -> int:
         """Return the bytes that the worker needs on each of its GPUs: as declared, else its weights alone."""

@@ -97,7 +97,7 @@ class LeaseBook:
         says nothing about clients who return by themselves.
         """
         now = self._host.now
-        if group.in_use:
+        if group.wanted or not group.idle:
             since, group.idle_since = group.idle_since, None
             if since is not None or not group.uses or now - group.uses[-1] >= 1.0:  # else it is wanted all along
                 group.uses.append(now)

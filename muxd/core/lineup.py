@@ -213,13 +213,16 @@ class Lineup:
         contender = self._reckoned(group)
         return blockers.give_way_at(contender, self.due_at(group), self._waiting_beside(group), self._host.now)
 
-    def comes_at(self, group: Group) -> float | None:
-        """Return when a group that waits may come to where it was lined up for; inf: not before an event changes that.
+    def contender(self, group: Group) -> Contender:
+        """Return a group that waits as it is now."""
+        self._read_changed()
+        return self._contenders[group.name]
+
+    def comes_at(self, contender: Contender) -> float | None:
+        """Return when a contender may come to where it was lined up for; inf: not before an event changes that.
 
         None where it has not been lined up yet.
         """
-        self._read_changed()
-        contender = self._contenders[group.name]
         rivals = self._rivals[contender.likeness]
         if rivals.faced is None:
             return None
@@ -232,22 +235,18 @@ class Lineup:
         now = self._host.now
         if contender.ready_at > now:
             return contender.ready_at
-        due = self._due_at(contender, rivals.blockers, self._turns_on(group.gpus) - rivals.turn_of(contender))
+        due = self._due_at(contender, rivals.blockers, self._turns_on(rivals.gpus) - rivals.turn_of(contender))
         return rivals.blockers.give_way_at(contender, due, self._waiting_beside_idle(rivals), now)
 
-    def hurries_others(self, group: Group) -> bool:
-        """Say whether others may come the sooner the more requests wait for a group: an idle one is kept from them.
+    def hurries_others(self, contender: Contender) -> bool:
+        """Say whether others may come the sooner the more requests wait for it: an idle one is kept from them.
 
         One who is kept off by another switch, or by one who is due, is not asked again before that has changed.
         """
-        self._read_changed()
-        own = self._rivals[self._contenders[group.name].likeness]
-        return not group.is_batch and any(
-            each.is_free
-            and each.blockers.keep_idle
-            and (each is not own or len(each.members) > 1)
-            and not each.gpus.isdisjoint(own.may_be_on)
-            for each in self._rivals.values()
+        own = self._rivals[contender.likeness]
+        keep = [each for each in self._rivals.values() if each.is_free and each.blockers.keep_idle]
+        return not contender.is_batch and any(
+            (each is not own or len(each.contenders) > 1) and not each.gpus.isdisjoint(own.may_be_on) for each in keep
         )
 
     def kept_until(self, leaving: Eviction, group: Group) -> float:

@@ -68,6 +68,14 @@ from .worker_events import WorkerEvents
 #: States in which a worker can be left to the next muxd.
 LEAVABLE = AT_REST | {WorkerState.READY, WorkerState.DRAINING, WorkerState.STUCK}
 
+#: Waits that differ by less, in seconds, change nothing.
+_SAME_WAIT = AT_ONCE / 2
+
+#: In which second `still_waits` was said of a group, since when its requests waited then, and their weight.
+_Heard = tuple[int, float, float]
+
+_UNHEARD: _Heard = (-1, inf, 0.0)
+
 
 class Scheduler:
     def __init__(
@@ -98,11 +106,11 @@ class Scheduler:
         self._timer: float | None = None
         self._is_settled = False  # the last decision changed nothing: made again it would be the same
         self._is_handing_over = False  # nothing is begun any more: the next muxd decides
-        self._heard: dict[str, tuple[int, float]] = {}  # in which second still_waits was said of a group, and its wait
+        self._heard: dict[str, _Heard] = {}  # of whom still_waits was said
         self._counts_matter = True  # somebody who serves gives way sooner to more requests, or later to fewer
 
     def handle(self, event: Event) -> list[Command]:
-        self.host.now = max(self.host.now, event.time)
+        self.host.go_on(event.time)
         if isinstance(event, DemandReported) and (group := self._leases.group_of(event.lease)) is not None:
             is_used_otherwise = self._leases.report(group, event)
             if event.more:
@@ -125,13 +133,14 @@ class Scheduler:
         is_due = self._timer is not None and self._timer <= self.host.now + AT_ONCE
         if not self._is_settled or is_due or not self.scaler.still_holds(group):
             return False
-        second, since = self.host.second, group.contends_since
-        heard_in, heard_since = self._heard.get(group.name, (-1, inf))
-        if heard_in == second and abs(since - heard_since) < AT_ONCE / 2 and not self._counts_matter:
-            return True  # its requests are as old as they were, and how many they are changes nothing
+        second, since, weight = self.host.second, group.contends_since, group.weight
+        heard_in, heard_since, heard_weight = self._heard.get(group.name, _UNHEARD)
+        is_as_old = heard_in == second and abs(since - heard_since) < _SAME_WAIT
+        if is_as_old and (weight <= heard_weight or not self._counts_matter):
+            return True  # nobody comes sooner for fewer requests
         if not self.switching.still_waits(group):
             return False
-        self._heard[group.name] = second, since
+        self._heard[group.name] = second, since, weight
         return True
 
     def _hasten_timer(self) -> list[Command]:

@@ -456,9 +456,10 @@ class Switching:
             return False  # its oldest request has gone: another one may be next
         if self._idle or not self._kept_for.isdisjoint(group.gpus):
             return False  # its GPUs are kept from others for as long as it, or who shares them, is due
-        if self.lineup.hurries_others(group):
+        contender = self.lineup.contender(group)
+        if self.lineup.hurries_others(contender):
             return False
-        at = self.lineup.comes_at(group)
+        at = self.lineup.comes_at(contender)
         if at is None:
             at = self._may_come_at(group, urgent=False)
         self.next_decision = min(self.next_decision, at)
