@@ -63,6 +63,18 @@ async def test_a_lease_for_what_a_reload_removes_meanwhile_is_refused(autojump_c
             assert (await holder.told("failed")).error.code == "model_not_found"
 
 
+async def test_a_model_that_a_reload_removes_while_the_one_before_restarts_it_is_gone(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        await muxd.switch("a")
+        wants(muxd, a_model("a", env={"MARK": "new"}), a_model("b"))
+        await muxd.service.reload()
+        assert muxd.states()["a"] == "stopping"
+        wants(muxd, a_model("b"))
+        await muxd.service.reload()
+        assert await muxd.serves("b")
+        assert list(muxd.states()) == ["b"]
+
+
 async def test_a_changed_model_is_started_anew_after_its_requests_and_no_other_is_touched(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         for name in ("b", "a"):

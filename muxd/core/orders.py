@@ -158,6 +158,7 @@ class Orders:
         for name, group in self.host.groups.items():
             if name not in wanted:
                 group.retired = True
+                group.pending_spec, group.is_router_changed = None, False  # what an earlier reload wanted of it
                 self._concerned[name] = group
                 yield from self.fail(group, "model_not_found", _MESSAGES[Verb.REMOVE].format(name))
         for name, spec in wanted.items():

@@ -67,6 +67,7 @@ GONE, LOADED, WAITS = "gone", "loaded", "waits"
 class Oracle:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
+        self.configured = set(scheduler.host.workers)
         self.holds: dict[str, str | int] = dict.fromkeys(scheduler.host.workers, GONE)  # or the level it sleeps at
         self.kept: dict[str, int] = {}  # bytes of each GPU that a sleeper was last measured to keep
         self.peaks: dict[str, int] = {}  # bytes that a process was measured to have, where nobody told its size
@@ -102,6 +103,7 @@ class Oracle:
                     if found.gpus:
                         self.on[found.worker] = frozenset(found.gpus)
             case Reconfigured(_, specs):
+                self.configured = {worker.name for group in specs for worker in group.workers}
                 for spec in (worker for group in specs for worker in group.workers):
                     self.holds.setdefault(spec.name, GONE)
             case LoanAsked(_, number):
@@ -238,6 +240,7 @@ class Oracle:
                 )
             case ReconfigureWorker(worker):
                 assert self.holds[worker] == GONE, f"{worker} is renewed while its old processes live"
+                assert worker in self.configured, f"{worker} is no longer in the configuration that would renew it"
             case RemoveWorker(worker):
                 assert self.holds.pop(worker) == GONE
                 assert worker not in self.scheduler.host.workers

@@ -121,6 +121,7 @@ def test_a_group_that_is_removed_while_its_router_changes_is_gone():
     book = book >> WorkerExited(22, "q/0") >> WorkerExited(22, "q/1")
     book >> WorkerExited(23, "q/router")
     assert [each.worker for each in book.pending if isinstance(each, RemoveWorker)] == ["q/0", "q/1", "q/router"]
+    assert not any(isinstance(each, ReconfigureWorker) for each in book.pending), "there is nothing to start anew"
     assert list(book.scheduler.host.groups) == ["a"]
 
 

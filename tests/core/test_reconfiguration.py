@@ -99,6 +99,18 @@ def test_a_failed_model_that_changed_is_tried_at_the_next_request():
     assert book >> LeaseAsked(7, 2, "a") << StartWorker("a")
 
 
+def test_a_model_that_is_removed_while_it_is_restarted_for_a_change_goes():
+    book = (
+        serving_a()
+        >> configured(20, single("a", sleep_level=1), B, changed=["a"]) << revoked("restart", "a is restarted", 320)
+        >> LeaseEnded(25, 1) << StopWorker("a")
+        >> configured(26, B)
+        >> WorkerExited(27, "a") << RemoveWorker("a")
+    )  # fmt: skip
+    assert book
+    assert list(book.scheduler.host.workers) == ["b"]
+
+
 def test_a_model_that_comes_back_while_it_still_drains_is_kept_as_a_new_one():
     book = (
         serving_a()
