@@ -110,7 +110,7 @@ class GpuMemoryTracker:
         self._kept_before, self._at_gate = self._at_gate, 0
         with self._timed():
             missing, _ = await self._until_free(dict.fromkeys(self._on, self._share))
-            self._before = await self._settled()
+            self._before = self._not_below(0, await self._settled())
         self._expect()
         return missing
 
@@ -148,7 +148,8 @@ class GpuMemoryTracker:
         with self._timed():
             gave = self._given_up.get(self._level if self._level is not None else 3, {})
             missing, reading = await self._until_free(gave)
-            self._before = self._in(reading) if reading is not None else await self._read()
+            now = self._in(reading) if reading is not None else await self._read()
+            self._before = self._not_below(self._kept or 0, now)
             self._awake = self._level = None
         self._expect()
         self._kept_before = self._kept or 0
@@ -323,6 +324,15 @@ class GpuMemoryTracker:
             return None
         others = self._others()
         return {gpu: reading[gpu].used - others[gpu] for gpu in self._on}
+
+    def _not_below(self, kept: int, now: Taken | None) -> Taken | None:
+        """Return a reading that has on each GPU at least the worker's part of what it kept there, in bytes.
+
+        Less is read where another worker is thought to have more than it has: its sleep or wake was measured while the
+        memory of a third one came back late.  Taken as it is, no memory of this worker would ever be enough to be back.
+        """
+        share = kept // max(1, len(self._on))
+        return {gpu: max(share, size) for gpu, size in now.items()} if now is not None else None
 
     async def _settled(self) -> Taken | None:
         """Wait until two readings in a row agree, at most gpu_release_timeout; return the last one.

@@ -86,6 +86,39 @@ async def test_a_load_beside_a_sleeper_that_has_just_died_waits_until_the_books_
     assert await footprint.until_gone() is None, "it was killed while it loaded, and nothing of it is left"
 
 
+async def test_what_comes_beside_one_that_is_thought_to_have_too_much_is_gone_once_its_own_memory_is_back(
+    autojump_clock,
+):
+    gpus, held = PretendGpus(used=40), {"b": {"0": 70 * GiB}}
+    footprint = GpuMemoryTracker(gpus, MODEL, held)
+    assert await footprint.until_room_to_load() is None
+    gpus.used += 40
+    await footprint.came()
+    held["b"] = {"0": 2 * GiB}  # b has slept since, and was measured again
+    gpus.used -= 40 + 38
+    assert await footprint.until_gone() is None
+
+
+@pytest.mark.parametrize("once_asleep", [2, 40])
+async def test_a_wake_beside_one_that_is_thought_to_have_too_much_is_gone_once_its_own_memory_is_back(
+    autojump_clock, once_asleep
+):
+    gpus, held = PretendGpus(used=40), {"b": {"0": 40 * GiB}}
+    footprint = GpuMemoryTracker(gpus, MODEL, held)
+    assert await footprint.until_room_to_load() is None
+    gpus.used += 40
+    await footprint.came()
+    gpus.used -= 38
+    assert await footprint.until_released(2) is None
+    held["b"] = {"0": 70 * GiB}
+    assert await footprint.until_room_to_wake() is None
+    gpus.used += 38
+    await footprint.came()
+    held["b"] = {"0": once_asleep * GiB}
+    gpus.used = once_asleep
+    assert await footprint.until_gone() is None
+
+
 async def test_a_sleep_waits_until_the_memory_is_really_back(autojump_clock):
     gpus = PretendGpus()
     footprint = await loaded(gpus, MODEL, 50)
