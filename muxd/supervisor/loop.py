@@ -146,7 +146,7 @@ class Supervisor:
         self.decisions = DecisionJournal(config.daemon.state_dir / "decisions.journal")
         limit_of = self._runners.concurrency_limit
         self._sessions = ProxySessions(
-            context.tell, self._take_report, self._runners.resolve, partial(next, numbers), self._history, limit_of
+            self._tell, self._take_report, self._runners.resolve, partial(next, numbers), self._history, limit_of
         )
         self._notices = Notices(self.journal.record)
         self._losses = Losses(config.daemon.log_dir, self.journal.record)
@@ -179,6 +179,7 @@ class Supervisor:
         )
         self._impossible: dict[str, str] = {}  # model name -> why it can never be loaded, as last logged
         self._timer = trio.CancelScope()  # its deadline is when the core wants to be woken
+        self._is_free = False  # the loop waits for an event, and no session has told one that it has not taken yet
 
     @property
     def stuck(self) -> list[str]:
@@ -218,27 +219,38 @@ class Supervisor:
             resume_orders(self._context, self.service, adopted)
             nursery.start_soon(let_go, self._context, for_proxies, name="grace for proxies")
             task_status.started()
+            self._note_free()
             async for event in self._mailbox:
+                self._is_free = False
                 await self._take(event, executor)
                 for _ in range(REPORTS):
                     if not isinstance(event, DemandReported) or not self._mailbox.statistics().current_buffer_used:
                         break
                     event = self._mailbox.receive_nowait()
                     await self._take(event, executor)
+                self._note_free()
+
+    def _note_free(self) -> None:
+        self._is_free = not self._mailbox.statistics().current_buffer_used
+
+    def _tell(self, event: Event) -> None:
+        """Tell the loop an event of a session, before which it takes none of that session's reports."""
+        self._is_free = False
+        self._context.tell(event)
 
     def _take_report(self, report: DemandReported) -> bool:
         """Handle a report at once if the loop waits for events: to wake it costs as much as the report.
 
         What the core commands then is left to the loop, but for its timer.  Return whether nothing is commanded.
         """
-        if not self._mailbox.statistics().tasks_waiting_receive:
-            self._context.tell(report)
+        if not self._is_free:
+            self._tell(report)
             return False
         if not (commands := self._decide(report)):
             return True
         timers = [command for command in commands if isinstance(command, SetTimer)]
         if len(timers) < len(commands):
-            self._context.tell(ReportDecided(report.time, report.lease, report.in_flight, commands=tuple(commands)))
+            self._tell(ReportDecided(report.time, report.lease, report.in_flight, commands=tuple(commands)))
             return False
         for timer in timers:
             self._set_timer(timer)

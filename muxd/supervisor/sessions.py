@@ -35,6 +35,7 @@ from muxd.protocol import (
     ToldError,
     UnloadAnswer,
     UnloadWish,
+    WaitingRequests,
 )
 
 from .place_dealer import PlaceDealer
@@ -86,6 +87,7 @@ class ProxySession:
         self._progress: dict[int, LeaseProgress] = {}  # to be told, by the proxy's number
         self._is_open = True
         self._has_news = trio.Event()
+        self._time = trio.lowlevel.current_clock().current_time  # as trio.current_time, in two calls less
 
     # Called by the control socket
 
@@ -114,12 +116,15 @@ class ProxySession:
         return False
 
     def _take_report(self, leases: tuple[LeaseDemand, ...]) -> bool:
-        now, is_done, sessions = trio.current_time(), True, self._sessions
+        sessions, is_done = self._sessions, True
+        now = self._time()
         known = [demand for demand in leases if demand.lease in self._leases]  # the others have just ended
-        for demand in known:
-            lease = self._leases[demand.lease]
-            is_done = sessions.tell_demand(_reported(now, lease, demand, more=demand is not known[-1])) and is_done
-            is_done = sessions.places.report(lease, _wanted(demand), demand.places, demand.deal) and is_done
+        for told in known:
+            lease, waiting, more = self._leases[told.lease], waiting_of(told.waiting), told is not known[-1]
+            report = DemandReported(now, lease, told.in_flight, waiting, told.batch, told.oldest_s, told.usual_s, more)
+            is_done = sessions.tell_demand(report) and is_done
+            wanted = told.in_flight + _count(told.waiting)
+            is_done = sessions.places.report(lease, wanted, told.places, told.deal) and is_done
         return is_done
 
     def _reclaim(self, claim: LeaseClaim) -> None:
@@ -151,8 +156,8 @@ class ProxySession:
         else:
             lease = SessionLease(self, wish.lease, model, is_waiting=False)
         number = self._leases[wish.lease] = self._sessions.add(lease)
-        used = wish.places if isinstance(wish, LeaseClaim) else 0
-        self._sessions.places.join(number, model, _wanted(wish), used)
+        in_flight, used = (wish.in_flight, wish.places) if isinstance(wish, LeaseClaim) else (0, 0)
+        self._sessions.places.join(number, model, in_flight + _count(wish.waiting), used)
         return number, model
 
     def _unload(self, asked: str) -> None:
@@ -209,18 +214,11 @@ class ProxySession:
         self._has_news.set()
 
 
-def _reported(now: float, lease: int, told: LeaseDemand, *, more: bool) -> DemandReported:
-    """Return what a proxy has told of the core's lease with this number; `more`: in a line that goes on."""
-    waiting = waiting_of(told.waiting)
-    return DemandReported(now, lease, told.in_flight, waiting, told.batch, told.oldest_s, told.usual_s, more)
-
-
-def _wanted(told: LeaseDemand | LeaseWish | LeaseClaim) -> int:
-    """Return how many requests of a lease are at its worker, or want to be."""
-    wanted = 0 if isinstance(told, LeaseWish) else told.in_flight
-    for waiting in told.waiting:
-        wanted += waiting.count
-    return wanted
+def _count(waiting: tuple[WaitingRequests, ...]) -> int:
+    count = 0
+    for each in waiting:
+        count += each.count
+    return count
 
 
 class ProxySessions:
