@@ -227,15 +227,15 @@ class ProxiedRequest(msgspec.Struct, eq=False):
             self._record.replays += 1
             self._lease.meter.replayed()
         pool = grant.pool
-        upstream = pool.idle.popitem()[0] if pool.idle and not fresh else self._connected(pool)
+        upstream = pool.idle.pop() if pool.idle and not fresh else self._connected(pool)
         if upstream is None:
             return
         self._upstream = upstream
         # A stream that may have begun with comments cannot go on compressed.
         plain = self._plain or self._headed or self._comment_interval != inf
         request, way = self._request, self._way
-        head = way.worker_head(request, pool.authority, self._record.id, plain)
-        upstream.ask(self, head, request.body, way.pace.upstream_timeout)
+        message = way.worker_request(request, pool.authority, self._record.id, plain)
+        upstream.ask(self, message, way.pace.upstream_timeout)
 
     def _connected(self, pool: Pool) -> Upstream | None:
         """Return a new connection; None where there is none, which the request has been told as its loss."""
@@ -335,7 +335,7 @@ class ProxiedRequest(msgspec.Struct, eq=False):
         if not known.is_encoded and self._way.new_usage is not None:
             record.whole = data
         if lines:
-            data = data[: known.line_size] + lines + data[known.line_size :]
+            data = known.line + lines + data[known.line_size :]
         record.sent += len(data)
         self._lease.release(self, self._grant)
         if self.unloads:
@@ -363,7 +363,7 @@ class ProxiedRequest(msgspec.Struct, eq=False):
             if self._usage is not None and data.rfind(self._usage.key) >= 0:
                 self._usage.see(data)
         if lines:
-            data = data[: known.line_size] + lines + data[known.line_size :]
+            data = known.line + lines + data[known.line_size :]
         self._record.sent += len(data)
         return self._client.send(data)
 

@@ -8,6 +8,7 @@ each time: the key, the body, what the worker is known to answer, and the lease.
 
 from typing import TYPE_CHECKING
 
+from muxd.http.figures import LENGTHS, LISTED
 from muxd.http.request import Request
 
 from .forwarding import around_length, worker_head
@@ -80,12 +81,12 @@ class Way:
             known.read = read
             self._sent = {} if known.is_alike else None
 
-    def worker_head(self, request: Request, authority: bytes, id: RequestId, plain: bool) -> bytes:
-        """Return the request's head for a worker, as `forwarding.worker_head` does."""
-        sent, line = self._sent, id.line if id.is_made else b""
+    def worker_request(self, request: Request, authority: bytes, id: RequestId, plain: bool) -> tuple[bytes, ...]:
+        """Return the request for a worker in pieces, the last of which is its body; see `forwarding.worker_head`."""
+        sent, line, body = self._sent, id.line if id.is_made else b"", request.body
         if sent is None or id.drop:
             drop = (id.drop,) if id.drop else ()
-            return worker_head(request, self.target, authority, line, drop, plain=plain)
+            return worker_head(request, self.target, authority, line, drop, plain=plain), body
         # The API key is taken out of the headers only where keys are configured: their number tells it.
         kind = (authority, plain, len(request.headers))
         parts = sent.get(kind)
@@ -93,7 +94,8 @@ class Way:
             if len(sent) >= _MOST_SENT:
                 sent.clear()
             parts = sent[kind] = around_length(request, self.target, authority, plain=plain)
-        return b"%b%d%b%b\r\n" % (parts[0], len(request.body), parts[1], line)
+        size = len(body)
+        return parts[0], LENGTHS[size] if size < LISTED else b"%d" % size, parts[1], line, b"\r\n", body
 
 
 def is_edited(entry: "CatalogueEntry", asked: str) -> bool:

@@ -32,15 +32,15 @@ _VALUE = rb"[A-Za-z0-9 ,:_./=+-]{1,128}+"  # of a date, or an id
 
 
 class KnownAnswer:
-    """A response's parsed head: its status, the size of its status line, and whether the body is compressed."""
+    """A response's parsed head: its status, its status line with its size, and whether the body is compressed."""
 
-    __slots__ = ("_after", "_around", "_at", "_before", "_match", "is_encoded", "line_size", "status")
+    __slots__ = ("_after", "_around", "_at", "_before", "_match", "is_encoded", "line", "line_size", "status")
 
     def __init__(self, status: int, pieces: tuple[bytes, ...], gaps: list[bytes], *, is_encoded: bool) -> None:
         """Take the bytes around the gaps, and the pattern of each gap; one is `_FIGURE`."""
         self.status = status
         self.is_encoded = is_encoded
-        self.line_size = pieces[0].index(b"\r\n") + 2
+        self.line, self.line_size = _status_line(pieces)
         self._match = _pattern(pieces, gaps).match
         # Of the last response, what came before the figure of Content-Length, and behind it: a date lasts a second.
         self._before, self._after = b"none", b"none"
@@ -66,13 +66,13 @@ class KnownAnswer:
 
 
 class KnownStream:
-    """The head of a stream of events, with the size of its status line."""
+    """The head of a stream of events, with its status line and its size."""
 
-    __slots__ = ("_match", "line_size")
+    __slots__ = ("_match", "line", "line_size")
 
     def __init__(self, pieces: tuple[bytes, ...], gaps: list[bytes]) -> None:
         """Take the bytes around the gaps, and the pattern of each gap."""
-        self.line_size = pieces[0].index(b"\r\n") + 2
+        self.line, self.line_size = _status_line(pieces)
         self._match = _pattern(pieces, gaps).match
 
     def head_size(self, data: bytes) -> int:
@@ -129,6 +129,11 @@ class _Seen:
         if pieces is None:
             return None
         return pieces, [_FIGURE if self.names[index] == _LENGTH else _VALUE for index in indices]
+
+
+def _status_line(pieces: tuple[bytes, ...]) -> tuple[bytes, int]:
+    size = pieces[0].index(b"\r\n") + 2
+    return pieces[0][:size], size
 
 
 def _pattern(pieces: tuple[bytes, ...], gaps: list[bytes]) -> re.Pattern[bytes]:

@@ -25,7 +25,7 @@ class Pool:
         self.reactor = reactor
         self.url = url
         self.authority = parts.netloc.encode()
-        self.idle: dict[Upstream, None] = {}  # the one used last is the last
+        self.idle: list[Upstream] = []  # the one used last is the last
         self._most_idle = most_idle
         self._open = True
         self.known_answer: KnownAnswer | None = None
@@ -50,7 +50,7 @@ class Pool:
 
     def put(self, upstream: Upstream) -> None:
         if self._open and len(self.idle) < self._most_idle:
-            self.idle[upstream] = None
+            self.idle.append(upstream)
         else:
             upstream.close()
 
@@ -68,10 +68,11 @@ class Pool:
             self.known_stream = known_stream(head) or known  # a chunked answer that is no stream tells nothing of one
 
     def discard(self, upstream: Upstream) -> None:
-        self.idle.pop(upstream, None)
+        if upstream in self.idle:  # mostly among the first: they are idle for longest
+            self.idle.remove(upstream)
 
     def close(self) -> None:
         """Close the idle connections now, and the others as soon as they become idle."""
         self._open = False
         while self.idle:
-            self.idle.popitem()[0].close()
+            self.idle.pop().close()

@@ -16,7 +16,7 @@ from httptools import HttpParserError, HttpResponseParser
 
 from muxd.http.figures import LISTED
 
-from .connection import Connection
+from .connection import LARGE, Connection
 from .known_answers import KnownAnswer, KnownStream
 from .reactor import BROKEN, DATA, ENDED, READ_SIZE, READABLE, WRITABLE
 from .router_errors import NOBODY_HAD_IT, REFUSED_WITHIN, router_error
@@ -158,20 +158,31 @@ class Upstream(Connection):
         self._paused = False
         self._first_byte_timeout = inf
 
-    def ask(self, asker: ResponseReceiver, head: bytes, body: bytes, first_byte_timeout: float = inf) -> None:
-        """Send a request whose response `asker` receives; nothing is under way on this connection."""
+    def ask(self, asker: ResponseReceiver, message: tuple[bytes, ...], first_byte_timeout: float = inf) -> None:
+        """Send a request whose response `asker` receives; nothing is under way on this connection.
+
+        `message` is the request in pieces, the last of which is its body.
+        """
         reactor = self.reactor
         self.asker = asker
-        self._request_size = len(head) + len(body)
         self._asked_at = reactor.now
         if self.connecting or first_byte_timeout != inf:
             self._first_byte_timeout = first_byte_timeout
             self.deadline = reactor.after(CONNECT_TIMEOUT if self.connecting else first_byte_timeout)
-        if len(body) < _JOIN_BELOW:
-            self.send(head + body)
-        else:
-            self.send(head)
-            self.send(body)
+        if len(message[-1]) >= _JOIN_BELOW:
+            self._request_size = sum(map(len, message))
+            for piece in message:
+                self.send(piece)
+            return
+        data = b"".join(message)
+        self._request_size = size = len(data)
+        if size >= LARGE:
+            self.send(data)
+            return
+        self.unwritten = data  # as `send` does
+        reactor.unsent.append(self)
+        if not reactor.turning:
+            reactor.rouse()
 
     def pause(self) -> None:
         """Read no more until `resume`, as the receiver can take no more for now."""
