@@ -102,7 +102,11 @@ class RequestDispatcher:
             if read is not None:
                 asked = read(request)
                 way: Way | None = known.ways.get(asked.model)
-                if way is not None and self._is_open(way, asked):
+                if (
+                    way is not None
+                    and ((answered := way.entry.routes) is None or way.route in answered)
+                    and not (asked.is_empty or asked.keep_alive or asked.ttl)
+                ):
                     record.route, record.model = way.label, way.model
                     lines = record.id.line if api_key is None else api_key.authorize(way.model) + record.id.line
                     proxied = self._on_way(client, request, record, way, asked, api_key, lines)
@@ -260,17 +264,6 @@ class RequestDispatcher:
                 proxied.unloads = True
         way.lease.acquire(proxied)
         return proxied
-
-    def _is_open(self, way: Way, asked: RequestInfo) -> bool:
-        """Return whether `_send_to_worker` would come to `_on_way` as with the request that made the way."""
-        entry = way.entry
-        return not (
-            entry is not self._catalogue.by_name.get(asked.model)
-            or (entry.routes is not None and way.route not in entry.routes)
-            or asked.is_empty
-            or asked.keep_alive
-            or asked.ttl
-        )
 
     def _on_way(
         self,

@@ -17,6 +17,7 @@ from muxd.proxy.way import Way
 from .conftest import bearer, key
 from .http_client import HttpClient, chat, post
 from .proxy_env import QUIET, ProxyEnv, open_proxy_env
+from .test_doors_and_reloads import reload
 from .test_known_and_parsed import TIMES, get
 from .worker import OK, SSE_HEAD, Call, event
 
@@ -106,14 +107,16 @@ def timeless(raw: bytes) -> bytes:
 async def test_a_known_way_gives_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: tuple[Key, ...], model: dict[str, Any], seed: int
 ) -> None:
-    taken: list[bool] = []
-    is_open = RequestDispatcher._is_open
+    taken: list[bool] = []  # of each request, whether another had come by its way before
+    ways: set[Way] = set()
+    on_way = RequestDispatcher._on_way
 
-    def noted(dispatcher: RequestDispatcher, way: Way, asked: Any) -> bool:
-        taken.append(is_open(dispatcher, way, asked))
-        return taken[-1]
+    def noted(dispatcher: RequestDispatcher, client: Any, request: Any, record: Any, way: Way, *more: Any) -> Any:
+        taken.append(way in ways)
+        ways.add(way)
+        return on_way(dispatcher, client, request, record, way, *more)
 
-    monkeypatch.setattr(RequestDispatcher, "_is_open", noted)
+    monkeypatch.setattr(RequestDispatcher, "_on_way", noted)
     (tmp_path / "known").mkdir()
     (tmp_path / "found").mkdir()
     known = await what_comes_of(tmp_path / "known", seed, keys, model)
@@ -121,7 +124,7 @@ async def test_a_known_way_gives_all_the_same(
     taken.clear()
     monkeypatch.setattr(Way, "keep_beside", lambda way, request, asked: None)
     found = await what_comes_of(tmp_path / "found", seed, keys, model)
-    assert not taken
+    assert not any(taken)
     for of_known, of_found in zip(known[0], found[0], strict=True):
         assert timeless(of_known) == timeless(of_found)
     assert known[1:] == found[1:]
@@ -142,7 +145,8 @@ async def test_a_model_that_has_gone_or_may_not_be_asked_so_any_more_is_refused(
     assert (await client.ask(post(chat(), USUAL))).status == 400
     entry.routes = None
     assert (await client.ask(post(chat(), USUAL))).raw == OK
-    del catalogue.by_name["org/alpha"]
+    proxy_env.muxd.settings["models"]["alpha"]["served_names"].remove("org/alpha")
+    await reload(proxy_env)
     assert (await client.ask(post(chat(), USUAL))).code == "model_not_found"
 
 
