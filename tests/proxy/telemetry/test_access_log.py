@@ -346,3 +346,9 @@ async def test_without_a_folder_stdout_does(capfd: pytest.CaptureFixture[str]) -
     record(log)
     await finish(log)
     assert "id=abc-1\n" in capfd.readouterr().out
+
+
+@FORMS
+async def test_the_usual_line_is_written_as_any_other(form: str) -> None:
+    usual, other = [await line_of(form, wait=0.0, ttft=None, replays=0, request_id=id) for id in ("abc1", "abc-1")]
+    assert usual == other.replace("abc-1", "abc1")
