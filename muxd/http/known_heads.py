@@ -70,7 +70,7 @@ class KnownHead:
         self.read: Callable[[Request], Any] | None = None
         self.ways: dict[str, Any] = {}
         self._make = type(request)
-        self.headers = tuple(request.headers)
+        self.headers = request.headers.copy()
         self._begin, self._begin_size = pieces[0], len(pieces[0])
         names = [self.headers[index][0] for index in indices]
         figures = [name.lower() == _LENGTH for name in names]
@@ -95,7 +95,7 @@ class KnownHead:
             body = text[end:]
             if len(body) > most:
                 return None
-            headers = [*self.headers]
+            headers = self.headers.copy()
             headers[self._index] = (self._name, figure)
         elif (parts := self._parts(text, most)) is not None:
             headers, body = parts
@@ -106,7 +106,7 @@ class KnownHead:
     def _parts(self, text: bytes, most: int) -> "tuple[Headers, bytes] | None":
         """Return headers and body of the one whole request in `text`, which has the beginning; else None."""
         at, size = self._begin_size, 0
-        headers = [*self.headers]
+        headers = self.headers.copy()
         for index, name, is_figure, following in self._gaps:
             end = text.find(b"\r", at, at + (_MOST_DIGITS if is_figure else _LONGEST_ID) + 1)
             value = text[at:end]

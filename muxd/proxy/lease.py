@@ -200,12 +200,13 @@ class ModelLease:
             if self._waiting.discard(ticket):
                 self._changed.set()
             return
-        grant.in_flight.discard(ticket)
-        if len(grant.in_flight) >= self._limit:
+        in_flight = grant.in_flight
+        in_flight.discard(ticket)
+        if len(in_flight) >= self._limit:
             self._changed.set()  # a place is given back that muxd has taken away
         if self._lines:
             self._admit_soon()
-        if not grant.in_flight:
+        if not in_flight:
             self._idle.set(0.0 if self._leases.asked else _IDLE_GRACE)
             if self.state is LeaseState.DRAINING:
                 self._leases.reactor.again(self._note_drained)

@@ -131,10 +131,9 @@ class ClientConnection(Connection):
                 self._read_some()
             self._reading = False
             return
-        held = len(request.body)
-        context.held += held - self._held
-        self._held = held
-        if context.held > context.limits.buffer_memory and held:
+        self._held = held = len(request.body)
+        context.held = total = context.held + held
+        if total > context.limits.buffer_memory and held:
             self._backlog.append(request)
             self._refuse(_no_memory())
             return
@@ -199,20 +198,17 @@ class ClientConnection(Connection):
             self._linger()
         elif self._backlog:
             self._advance()
-        elif phase is _LINGERING:
-            return
-        elif parser.mid_message or parser.broken is not None or context.closing:
-            self._await_rest()
-        else:
+        elif phase is _BUSY and not (parser.mid_message or parser.broken is not None or context.closing):
             reactor = self.reactor
-            if phase is not _IDLE and phase is not _HEAD:  # in these an empty line extends no deadline
-                self.phase = _IDLE
-                self.deadline = at = reactor.now + context.limits.idle_timeout
-                if at < reactor.next_sweep:
-                    reactor.at(at)
-            context.places.resting.setdefault(self, reactor.now)  # as `rest`
+            self.phase = _IDLE
+            self.deadline = at = reactor.now + context.limits.idle_timeout
+            if at < reactor.next_sweep:
+                reactor.at(at)
+            context.places.resting[self] = reactor.now  # as `rest`
             if self._unread and not self._reading:
                 reactor.again(self._read)
+        elif phase is not _LINGERING:
+            self._await_rest()
 
     def _on_writable(self) -> None:
         if self.flush():
@@ -467,7 +463,10 @@ class ClientConnection(Connection):
             self._advance()
 
     def _await_rest(self) -> None:
-        """Wait for the rest of a request of which a part is here; refuse bytes that are none; or end an idle client."""
+        """Wait for the rest of a request of which a part is here; refuse bytes that are none; or end an idle client.
+
+        An empty line extends no deadline.
+        """
         parser, limits = self._parser, self._context.limits
         if parser.broken is not None:
             self._refuse(Refusal.of(parser.broken))
@@ -489,7 +488,7 @@ class ClientConnection(Connection):
             if self.phase is not _HEAD:
                 self.phase = _HEAD
                 self.deadline = self.reactor.after(limits.head_timeout)
-        else:  # the proxy ends
+        elif self._context.closing:
             self._linger()
             return
         self._context.places.rest(self, self.reactor.now)

@@ -97,8 +97,9 @@ class RequestRecord(msgspec.Struct, eq=False, gc=False):
                 self.how = "client_gone"
         self.seconds = monotonic() - self.arrived
         records = self.records
-        records.ended.append(self)
-        waiting = len(records.ended)
+        ended = records.ended
+        ended.append(self)
+        waiting = len(ended)
         if waiting >= TOGETHER:
             records.flush()
         elif waiting == 1:
