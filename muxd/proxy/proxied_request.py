@@ -234,8 +234,8 @@ class ProxiedRequest(msgspec.Struct, eq=False):
         # A stream that may have begun with comments cannot go on compressed.
         plain = self._plain or self._headed or self._comment_interval != inf
         request, way = self._request, self._way
-        message = way.worker_request(request, pool.authority, self._record.id, plain)
-        upstream.ask(self, message, way.pace.upstream_timeout)
+        message, rest = way.worker_request(request, pool.authority, self._record.id, plain)
+        upstream.ask(self, message, rest, way.pace.upstream_timeout)
 
     def _connected(self, pool: Pool) -> Upstream | None:
         """Return a new connection; None where there is none, which the request has been told as its loss."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_WAYS = 16  # names of models that are kept of one head
 _MOST_SENT = 8  # heads for workers that are kept of one way
+_JOIN_BELOW = 64 * 1024  # bytes: a smaller body is sent in one system call with its head
 
 
 class Way:
@@ -33,6 +34,7 @@ class Way:
 
     __slots__ = (
         "_sent",
+        "_sent_plain",
         "entry",
         "has_events",
         "is_edited",
@@ -66,7 +68,10 @@ class Way:
         self.pace = pace
         self.ruled = ruled
         self.new_usage = USAGE_READERS.get(found.label)
-        self._sent: dict[object, tuple[bytes, bytes]] | None = None
+        # What is around the body's length in a worker's head, by its authority; a plain head asks for no coding.
+        # The API key is in none: whether there are keys at all is among the rules that the way lasts as long as.
+        self._sent: dict[bytes, tuple[bytes, bytes]] | None = None
+        self._sent_plain: dict[bytes, tuple[bytes, bytes]] | None = None
 
     def keep_beside(self, request: Request, asked: str) -> None:
         """Keep this way for further requests with the head of `request`, which is plain, where it has a listed target.
@@ -79,23 +84,24 @@ class Way:
                 known.ways.clear()
             known.ways[asked] = self
             known.read = read
-            self._sent = {} if known.is_alike else None
+            if known.is_alike:
+                self._sent, self._sent_plain = {}, {}
 
-    def worker_request(self, request: Request, authority: bytes, id: RequestId, plain: bool) -> tuple[bytes, ...]:
-        """Return the request for a worker in pieces, the last of which is its body; see `forwarding.worker_head`."""
-        sent, line, body = self._sent, id.line if id.is_made else b"", request.body
+    def worker_request(self, request: Request, authority: bytes, id: RequestId, plain: bool) -> tuple[bytes, bytes]:
+        """Return the request for a worker, whose head is that of `forwarding.worker_head`; a long body is apart."""
+        sent, line, body = self._sent_plain if plain else self._sent, id.line if id.is_made else b"", request.body
         if sent is None or id.drop:
             drop = (id.drop,) if id.drop else ()
-            return worker_head(request, self.target, authority, line, drop, plain=plain), body
-        # The API key is taken out of the headers only where keys are configured: their number tells it.
-        kind = (authority, plain, len(request.headers))
-        parts = sent.get(kind)
+            head = worker_head(request, self.target, authority, line, drop, plain=plain)
+            return (head + body, b"") if len(body) < _JOIN_BELOW else (head, body)
+        parts = sent.get(authority)
         if parts is None:
             if len(sent) >= _MOST_SENT:
                 sent.clear()
-            parts = sent[kind] = around_length(request, self.target, authority, plain=plain)
+            parts = sent[authority] = around_length(request, self.target, authority, plain=plain)
         size = len(body)
-        return parts[0], LENGTHS[size] if size < LISTED else b"%d" % size, parts[1], line, b"\r\n", body
+        figure = LENGTHS[size] if size < LISTED else b"%d" % size
+        return b"".join((parts[0], figure, parts[1], line, b"\r\n", body)), b""
 
 
 def is_edited(entry: "CatalogueEntry", asked: str) -> bool:

@@ -137,7 +137,7 @@ def test_a_worker_that_streams_before_it_has_read_the_request_gets_all_of_it() -
         reactor = Reactor()
         upstream = Pool(reactor, f"http://127.0.0.1:{listener.getsockname()[1]}").connect()
         upstream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-        upstream.ask(Ignoring(), (b"POST / HTTP/1.1\r\n\r\n", b"x" * 300_000))
+        upstream.ask(Ignoring(), b"POST / HTTP/1.1\r\n\r\n", b"x" * 300_000)
         worker, _ = listener.accept()
         reactor.turn(0.1)
         worker.setblocking(False)

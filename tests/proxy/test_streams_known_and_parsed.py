@@ -130,7 +130,7 @@ def what_is_told(reactor: Reactor, seed: int, *, known: bool) -> tuple[list[obje
     for pieces in responses(dice):
         told = Told()
         pool.idle.clear()
-        connection.ask(told, (b"head", b"body"))
+        connection.ask(told, b"headbody")
         reactor.turn(0)
         for piece in pieces:
             with suppress(BrokenPipeError):

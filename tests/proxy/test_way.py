@@ -150,6 +150,20 @@ async def test_a_model_that_has_gone_or_may_not_be_asked_so_any_more_is_refused(
     assert (await client.ask(post(chat(), USUAL))).code == "model_not_found"
 
 
+async def test_a_key_that_a_reload_has_made_one_is_passed_on_no_more(tmp_path: Path) -> None:
+    asked = post(chat(), USUAL + bearer(SECRETS[0]))
+    async with open_proxy_env(tmp_path, keys=KEYS[:1]) as proxy_env:
+        (told,) = proxy_env.muxd.settings["keys"]
+        client = await proxy_env.connect()
+        for keys in ([], [told], [told | {"name": "other", "secret_sha256": "0" * 64}], []):
+            await reload(proxy_env, keys=keys)
+            seen = len(proxy_env.alpha.calls)
+            statuses = [(await client.ask(asked)).status for _ in range(3)]
+            assert statuses == [200 if not keys or keys == [told] else 401] * 3
+            shown = [SECRETS[0].encode() in call.head for call in proxy_env.alpha.calls[seen:]]
+            assert shown == ([] if statuses[0] == 401 else [not keys] * 3)
+
+
 async def test_of_many_names_some_are_kept(proxy_env: ProxyEnv) -> None:
     client, catalogue = await known(proxy_env), proxy_env.proxy.catalogue
     for number in range(100):

@@ -115,7 +115,10 @@ class Downstream(Protocol):
         """Answer the request by what `answer` returns, in place of the pending response."""
 
     def finish(self, data: bytes, receipt: DeliveryReport) -> None:
-        """Send a whole response, after which the connection may stay open: as `send` and `answered`."""
+        """Send a whole response, of less than LARGE bytes, after which the connection may stay open.
+
+        As `send` and `answered`.
+        """
 
     def answered(self, receipt: DeliveryReport, keep_alive: bool = True) -> None:
         """Note that all bytes of the response were handed to this connection, to be sent if not sent yet.

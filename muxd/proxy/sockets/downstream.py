@@ -26,7 +26,7 @@ from muxd.http.request import Request, RequestParser
 from muxd.http.response import CONTINUE
 from muxd.proxy.answers import UNAVAILABLE, Refusal
 
-from .connection import LARGE, Connection
+from .connection import Connection
 from .context import CompleteResponse, ConnectionContext, DeliveryReport, PendingResponse
 from .reactor import BROKEN, DATA, ENDED, READ_SIZE, READABLE, WRITABLE
 
@@ -419,15 +419,9 @@ class ClientConnection(Connection):
                 self._probe()
 
     def finish(self, data: bytes, receipt: DeliveryReport) -> None:
-        """Send a whole response: what `send` and `answered` do, with less work for a request of a known head."""
+        """Send a whole response, of less than LARGE bytes: as `send` and `answered`, with less work for a plain one."""
         request, reactor = self.request, self.reactor
-        if (
-            self.unwritten
-            or self.outbox
-            or len(data) >= LARGE
-            or request is None
-            or not (request.is_plain and request.keep_alive)
-        ):
+        if self.unwritten or self.outbox or request is None or not (request.is_plain and request.keep_alive):
             self.send(data)
             self.answered(receipt)
             return

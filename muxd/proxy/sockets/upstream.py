@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10.0  # seconds
 MAX_HEAD = 256 * 1024
 _TURNS = 4  # reads in a row until other connections get their turn
-_JOIN_BELOW = 64 * 1024  # bytes: a smaller body is sent in one system call with its head
 _STATUS_LINE = b"HTTP/1."
 _FINAL = b"HTTP/1.1 2"  # what most responses begin with
 _HEAD_END = b"\r\n\r\n"
@@ -158,10 +157,10 @@ class Upstream(Connection):
         self._paused = False
         self._first_byte_timeout = inf
 
-    def ask(self, asker: ResponseReceiver, message: tuple[bytes, ...], first_byte_timeout: float = inf) -> None:
+    def ask(self, asker: ResponseReceiver, message: bytes, rest: bytes = b"", first_byte_timeout: float = inf) -> None:
         """Send a request whose response `asker` receives; nothing is under way on this connection.
 
-        `message` is the request in pieces, the last of which is its body.
+        The request is `message` and, where its body is long, `rest`.
         """
         reactor = self.reactor
         self.asker = asker
@@ -169,17 +168,14 @@ class Upstream(Connection):
         if self.connecting or first_byte_timeout != inf:
             self._first_byte_timeout = first_byte_timeout
             self.deadline = reactor.after(CONNECT_TIMEOUT if self.connecting else first_byte_timeout)
-        if len(message[-1]) >= _JOIN_BELOW:
-            self._request_size = sum(map(len, message))
-            for piece in message:
-                self.send(piece)
+        self._request_size = size = len(message)
+        if rest or size >= LARGE:
+            self._request_size += len(rest)
+            self.send(message)
+            if rest:
+                self.send(rest)
             return
-        data = b"".join(message)
-        self._request_size = size = len(data)
-        if size >= LARGE:
-            self.send(data)
-            return
-        self.unwritten = data  # as `send` does
+        self.unwritten = message  # as `send` does
         reactor.unsent.append(self)
         if not reactor.turning:
             reactor.rouse()
