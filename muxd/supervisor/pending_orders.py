@@ -49,7 +49,12 @@ def resume_orders(context: SupervisorContext, service: SupervisorService, adopte
     left, state.orders = state.orders, []
     if left:
         context.workers.state.save()  # a crash long after must not give them once more
-    orders = [order for order in left if order.boot_id == boot_id and not _is_dropped(context, order)]
+    orders = []
+    for order in (order for order in left if order.boot_id == boot_id):
+        if why := _why_too_late(context, order):
+            _tell_dropped(context, order, why)
+        else:
+            orders.append(order)
     running, known = {group_of(worker.worker) for worker in adopted}, {order.model for order in orders}
     orders += [OrderRecord(model=name, verb=Verb.STOP) for name in state.stopped if name in running - known]
     for each in orders:
@@ -62,14 +67,16 @@ def resume_orders(context: SupervisorContext, service: SupervisorService, adopte
         progress.close()
 
 
-def _is_dropped(context: SupervisorContext, order: OrderRecord) -> bool:
-    """Say whether an order was left too long ago, and tell operators so; a stop stands until the model is started."""
+def _why_too_late(context: SupervisorContext, order: OrderRecord) -> str:
+    """Return why an order was left too long ago, or "" if it was not; a stop stands until the model is started."""
     limit = next((m.switch_timeout for m in context.workers.config.models if m.name == order.model), inf)
     passed = 0.0 if order.left is None else _now() - order.left
     if order.verb is Verb.STOP or passed <= limit:
-        return False
+        return ""
+    return f"no muxd was there for {passed:.0f} s, longer than the model's switch_timeout of {limit:g} s"
+
+
+def _tell_dropped(context: SupervisorContext, order: OrderRecord, why: str) -> None:
     what = "switch" if order.verb is None else str(order.verb)
-    why = f"no muxd was there for {passed:.0f} s, longer than the model's switch_timeout of {limit:g} s"
     context.journal.record("order_dropped", model=order.model, order=what, reason=why, by=order.by or None)
     log.warning("%s: %s is not carried out, as %s: order it again if it is still wanted", order.model, what, why)
-    return True
