@@ -49,8 +49,11 @@ def hold(path: Path, what: str) -> int:
 
 
 def is_held(path: Path) -> bool:
-    """Say whether some process holds the lock; raise OSError where there is no such file."""
-    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    """Say whether some process holds the lock; raise OSError where there is no such file.
+
+    Others may look at the same time; who wants to take the lock meanwhile finds it held.
+    """
+    lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

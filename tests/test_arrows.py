@@ -30,7 +30,7 @@ AT_MOST = {
     "client": {"errors", "http", "protocol"},
     "simulator": {"errors", "http"},
     "importers": {"config", "errors"},
-    "children": {"errors", "missing_folders", "own_files", "shim", "threads"},
+    "children": {"errors", "locks", "missing_folders", "own_files", "shim", "threads"},
     "proxy": {"client", "config", "errors", "http", "protocol", "ports", "pool_share", "threads"}
     | {"missing_folders", "notify", "own_log", "plain_stores", "watchdog"},
 }

@@ -1,7 +1,6 @@
 """Records that muxd and the shims leave for each other on disk: a child, its shim's record, its end."""
 
 import errno
-import fcntl
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from muxd.errors import in_words
+from muxd.locks import is_held
 from muxd.own_files import UNREADABLE, put_aside, read
 
 log = logging.getLogger(__name__)
@@ -158,16 +158,9 @@ def records_in(run_dir: Path) -> list[ChildRecord]:
 def is_locked(path: Path) -> bool:
     """Say whether a living shim holds the lock file; others may look at the same time."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return is_held(path)
     except OSError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def forget(record: ChildRecord) -> None:

@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -66,6 +67,9 @@ class ChildSpec(Struct, frozen=True):
     stop_port: int = 0  # a stop signals the process that listens there, not the main process
     stop_command: tuple[str, ...] = ()  # ends the child in the stop signal's place; may have CHILD_PID
 
+
+#: Seconds after which a lock that is held is tried once more: who looks whether it is held has it for microseconds.
+LOOK = 0.001
 
 #: The folder of muxd's children within state_dir.
 RUN_DIR = "children"
@@ -194,12 +198,21 @@ def _locked(lock_file: Path, name: str, held: ExitStack) -> int:
     """
     fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     held.callback(os.close, fd)
+    if not _lock(fd):
+        time.sleep(LOOK)
+        if not _lock(fd):
+            raise CannotSpawn(f"cannot start {name}: an earlier one of it still holds {lock_file}", name=name)
+    os.ftruncate(fd, 0)
+    return fd
+
+
+def _lock(fd: int) -> bool:
+    """Lock an open file; return False where somebody else has it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise CannotSpawn(f"cannot start {name}: an earlier one of it still holds {lock_file}", name=name) from None
-    os.ftruncate(fd, 0)
-    return fd
+        return False
+    return True
 
 
 def _launch(shim_spec: ShimSpec, error_file: Path, held: ExitStack) -> tuple[subprocess.Popen[bytes], int, int]:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,15 @@ async def test_who_looks_whether_a_child_lives_is_not_taken_for_its_shim(world):
     fcntl.flock(looking, fcntl.LOCK_SH | fcntl.LOCK_NB)
     assert not is_locked(lock_file)
     os.close(looking)
+
+
+async def test_who_looks_at_the_lock_while_a_child_is_started_does_not_keep_it_from_starting(world, monkeypatch):
+    child = world.spawn(world.sh("exit 4"))
+    await child.wait()
+    looking = os.open(child.record.lock_file, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.close(looking))  # the look is over within the wait
+    assert (await world.spawn(world.sh("exit 4")).wait()).status == 4
 
 
 @contextmanager
