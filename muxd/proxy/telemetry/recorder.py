@@ -48,9 +48,6 @@ class Recorder:
         groups: dict[tuple[ModelMetrics | None, str, str, str, int, str], list[RequestRecord]] = {}
         for record in ended:
             record.ended_at = record.arrived + record.seconds + wall
-            if record.whole:
-                record.tokens = USAGE_READERS[record.route].of_whole(record.whole)
-                record.whole = b""
             alike = (record.meter, record.model, record.key, record.route, record.status, record.how)
             group = groups.get(alike)
             if group is None:
@@ -58,6 +55,7 @@ class Recorder:
             else:
                 group.append(record)
         for (meter, model, key, route, status, how), group in groups.items():
+            _read_tokens(route, group)
             tokens = _sum([record.tokens for record in group])
             if meter is not None:
                 meter.finished(route, status, [record.seconds for record in group])
@@ -69,6 +67,16 @@ class Recorder:
         self._activity.keep(ended)
         if self.log is not None:
             self.log.record(ended)
+
+
+def _read_tokens(route: str, records: list[RequestRecord]) -> None:
+    """Read the tokens of the whole responses of one route, and drop these."""
+    if (usage := USAGE_READERS.get(route)) is not None:
+        of_whole = usage.of_whole
+        for record in records:
+            if record.whole:
+                record.tokens = of_whole(record.whole)
+                record.whole = b""
 
 
 def _sum(tokens: list[Tokens]) -> Tokens:
