@@ -27,11 +27,6 @@ class LeaseBook:
         self.gaps_noted = 0  # so far, of anybody's clients
         self._last_grant = -inf
 
-    def group_of(self, lease_id: int) -> Group | None:
-        """Return the group that an open lease is on; None where there is no such lease."""
-        lease = self.all.get(lease_id)
-        return self._host.groups[lease.group] if lease is not None else None
-
     # What holders say
 
     def ask(self, lease_id: int, group: Group, waiting: tuple[Waiting, ...]) -> None:
@@ -41,10 +36,9 @@ class LeaseBook:
         self._note_demand(group)
         self._note_use(group)
 
-    def report(self, group: Group, said: DemandReported) -> bool:
+    def report(self, group: Group, lease: Lease, said: DemandReported) -> bool:
         """Take in what the holder of an open lease on the group says; say whether the group's use is another."""
-        now, lease = self._host.now, self.all[said.lease]
-        is_another = False
+        now, is_another = self._host.now, False
         if group.state is WorkerState.READY:
             is_another = group.answers.note_load(group.in_flight, now)
         else:

@@ -111,8 +111,9 @@ class Scheduler:
 
     def handle(self, event: Event) -> list[Command]:
         self.host.go_on(event.time)
-        if isinstance(event, DemandReported) and (group := self._leases.group_of(event.lease)) is not None:
-            is_used_otherwise = self._leases.report(group, event)
+        if isinstance(event, DemandReported) and (lease := self._leases.all.get(event.lease)) is not None:
+            group = self.host.groups[lease.group]
+            is_used_otherwise = self._leases.report(group, lease, event)
             if event.more:
                 self._is_settled = False
                 return []
