@@ -312,7 +312,7 @@ class Placement:
         if len(group.serving) > 1:
             return worker.spec.any_of > 0 and self.is_kept_off(group) and self._could_be_spread(group)
         room, strangers = self._host.ledger.capacity, self._host.strangers
-        if any(gpu in strangers and worker.excess > room.get(gpu, inf) for gpu in worker.gpus):
+        if strangers and any(gpu in strangers and worker.excess > room.get(gpu, inf) for gpu in worker.gpus):
             return True
         if not worker.spec.any_of or not self.is_kept_off(group):
             return False

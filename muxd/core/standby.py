@@ -25,7 +25,7 @@ class Standbys:
     def settle(self) -> Iterator[Command]:
         """End the processes that have no place any more, and begin the next one."""
         self.next = inf
-        if not self._host.is_started:
+        if not (self._host.is_started and self._host.with_gate):
             return
         for group in self._host.with_gate:
             worker = group.serving[0]
