@@ -36,10 +36,11 @@ class Recorder:
 
     def begin(self, request: Request, address: str) -> RequestRecord:
         """Return the record of a request that has arrived from `address`."""
-        target = request.target if request.is_plain else _logged_target(request)
-        return RequestRecord(
-            self, monotonic(), self.ids.of(request), address, request.method, target, len(request.body)
-        )
+        if request.is_plain and request.known is not None and request.known.id_index < 0:
+            id, target = next(self.ids.made), request.target  # no header or target has to be looked at
+        else:
+            id, target = self.ids.of(request), _logged_target(request)
+        return RequestRecord(self, monotonic(), id, address, request.method, target, len(request.body))
 
     def flush(self) -> None:
         """Write the records of all requests that have ended; those that are alike are counted together."""

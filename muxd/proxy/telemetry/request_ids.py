@@ -32,7 +32,7 @@ class RequestId(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestIds:
-    """Finds or makes the id of each request.
+    """Finds or makes the id of each request; `made` has new ids without end.
 
     `headers`: names of headers with an id.  Of those that a request has, the first in this order counts; a request
     without any gets its id under the first name.
@@ -45,7 +45,7 @@ class RequestIds:
         self._lengths = frozenset(map(len, names))
         self._lines = {name: b"%b: %%b\r\n" % name for name in names}
         self._prefix = urandom(4).hex().encode()
-        self._made = chain.from_iterable(map(self._hundred, count(1)))
+        self.made = chain.from_iterable(map(self._hundred, count(1)))
 
     def _hundred(self, number: int) -> Iterable[RequestId]:
         """Return a hundred new ids, each of which is made when it is taken: in C, it takes half the time.
@@ -64,12 +64,12 @@ class RequestIds:
         else:
             header = request.headers[known.id_index] if known.id_index >= 0 else None
         if header is None:
-            return next(self._made)
+            return next(self.made)
         spelled, value = header
         name = spelled.lower()
         if 0 < len(value) <= _LONGEST and value.isascii() and value.decode().isprintable():
             return RequestId(value, b"%b: %b\r\n" % (name, value), is_made=False)
-        value = next(self._made).value
+        value = next(self.made).value
         return RequestId(value, self._lines[name] % value, drop=spelled)
 
     def _header_of(self, request: Request) -> tuple[bytes, bytes] | None:
