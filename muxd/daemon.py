@@ -232,7 +232,10 @@ async def _sweep(
 async def _hear_signals(
     supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Reload on SIGHUP, and shut down on SIGTERM and SIGINT: the first lets requests finish, the second does not."""
+    """Reload on SIGHUP, and shut down on SIGTERM and SIGINT: the first lets requests finish, the second does not.
+
+    What comes once this muxd has left is for the next one of this process.
+    """
     for heard in HEARD:
         signal.signal(heard, leave_for_later)  # once the block is left
     with trio.open_signal_receiver(*HEARD) as signals:
@@ -240,6 +243,9 @@ async def _hear_signals(
         async with trio.open_nursery() as reloads:  # a reload from a slow disk must not delay other signals
             task_status.started()
             async for number in signals:
+                if supervisor.handover.has_left:
+                    leave_for_later(number, None)
+                    continue
                 if number == signal.SIGHUP:
                     reloads.start_soon(_reload, supervisor)
                     continue

@@ -326,6 +326,32 @@ async def test_who_gives_the_order_and_goes_takes_it_back(autojump_clock, tmp_pa
         assert await muxd.serves("b")
 
 
+async def test_a_stop_while_the_successor_is_tried_is_a_stop(autojump_clock, tmp_path):
+    class Stops(Trial):
+        async def why_not(self, config) -> str:
+            muxd.supervisor.shutdown()
+            return await super().why_not(config)
+
+    async with two_models(tmp_path) as muxd:
+        await muxd.switch("a")
+        handover = of_successor(muxd, "")
+        handover._successor = Stops()  # type: ignore[assignment]
+        with pytest.raises(HandoverRefused, match="muxd was told to stop meanwhile"):
+            await handover.prepare(upgrade=True, now=True)
+
+
+async def test_a_stop_between_a_handover_s_answer_and_its_end_is_a_stop(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        await muxd.switch("a")
+        handover = of_successor(muxd, "")
+        await handover.prepare(upgrade=True, now=True)
+        muxd.supervisor.shutdown()
+        handover.leave()
+        await muxd.supervisor.finished.wait()
+        assert (handover.has_left, handover.is_upgrade) == (False, False)
+        assert muxd.states()["a"] == "unloaded"
+
+
 async def test_beside_what_cannot_be_killed_no_next_muxd_would_start(autojump_clock, tmp_path):
     async with one_supervisor(tmp_path, a_model("a"), stuck=True) as muxd:
         muxd.host.servers["a"].kill_time = muxd.host.servers["a"].stop_time = inf

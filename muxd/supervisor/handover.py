@@ -64,6 +64,8 @@ class Handover:
                 await self._try_successor()
             if not now:
                 await self._rest(upgrade)
+            if self._stopping.is_set():
+                raise HandoverRefused("muxd was told to stop meanwhile: it ends, and its models with it")
         except BaseException:
             self._is_prepared = False
             raise
@@ -97,8 +99,11 @@ class Handover:
             raise
 
     def leave(self) -> None:
-        """End this muxd, and leave all that it runs; `prepare` has returned."""
+        """End this muxd, and leave all that it runs; `prepare` has returned.  One that was told to stop since stops."""
         assert self._is_prepared
+        if self._stopping.is_set():
+            self.is_upgrade = False
+            return
         state_dir = self._context.workers.config.daemon.state_dir
         to = "and going on as a new muxd" if self.is_upgrade else f"to the next muxd with this state_dir: {state_dir}"
         log.info("leaving workers and proxy as they are, %s", to)
