@@ -23,7 +23,7 @@ from .ledger import GIB, HOST_RAM, in_order
 from .placement import Placement, claiming
 from .quorum import derived_state
 from .spec import GroupSpec
-from .states import RUNNING, WorkerState
+from .states import LOST, RUNNING, WorkerState
 from .worker import Worker
 
 
@@ -61,7 +61,8 @@ class HostState(HostBooks):
         if state is not before:
             self._enter(group, state)
             if len(group.members) > 1:
-                yield RecordMove(group.name, before, state, reason)
+                why = reason or (group.reason if state in LOST or state is WorkerState.BACKOFF else "")
+                yield RecordMove(group.name, before, state, why)
         self._give_back_of_dead(group)
 
     # What is done to a group

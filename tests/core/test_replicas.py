@@ -43,7 +43,7 @@ from muxd.core.events import (
 from muxd.core.progress import progress_of
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook, replicas, single
+from .playbook import Playbook, order, replicas, single
 from .serving_replicas import GPU_0, GPU_1, ONE, ZERO, coming, serving_q
 
 
@@ -278,6 +278,19 @@ def test_the_journal_is_told_of_each_worker_and_of_their_group():
     moved = [c.worker for c in book.pending if isinstance(c, RecordMove)]
     book.pending.clear()
     assert moved == ["q/0", "q", "q/1", "q/router"]
+
+
+def test_a_group_that_waits_for_another_start_once_the_last_of_it_has_ended_says_of_whom():
+    book = serving_q() >> LeaseEnded(15, 1) >> WorkerExited(20, "q/0") << StartWorker("q/0") << SyncRouter("q", (ONE,))
+    events = (
+        WorkerExited(25, "q/0", Failure.EXITED, "killed by SIGKILL"),
+        order(25.1, Verb.SLEEP, "q", level=3),
+        WorkerExited(25.2, "q/1"),
+        WorkerExited(25.3, "q/router"),
+    )
+    moves = [c for e in events for c in book.scheduler.handle(e) if isinstance(c, RecordMove) and c.worker == "q"]
+    (reason,) = (move.reason for move in moves if move.after is WorkerState.BACKOFF)
+    assert reason == "q/0 is backoff: killed by SIGKILL"
 
 
 @pytest.mark.parametrize("gpus", [(GPU_0, GPU_0), (GPU_0, GPU_0, GPU_1)])
