@@ -293,7 +293,8 @@ class FakeChildren:
     def spawn(self, spec: ChildSpec) -> FakeChild:
         if any(child.name == spec.name and not child.has_ended for child in self.all):
             raise CannotSpawn(f"cannot start {spec.name}: it still runs", name=spec.name)
-        model = next(model for model in self._host.wanted.models if model.name == spec.name)
+        known = (*self._host.wanted.models, *self._host.context.config.models)  # a reload may be about to remove it
+        model = next(model for model in known if model.name == spec.name)
         behaviour = self._host.servers[spec.name]
         if behaviour.refuses_to_spawn is not None:
             raise behaviour.refuses_to_spawn
