@@ -127,12 +127,12 @@ async def cpu_ms(
     """
     if pause is None:
         pause = GAP / len(sessions) if alone else 0.0
-    before, count = cpu_seconds(muxd.muxd.pid), 0
+    before, count, came = cpu_seconds(muxd.muxd.pid), 0, trio.current_time()
     for turn in range(rounds):
         count = next(NUMBERS)
-        waiting = (WaitingRequests(count=count, oldest_s=turn * GAP),)
-        demand = (LeaseDemand(0, turn % 3 + 1), *(LeaseDemand(number, 0, waiting) for number in range(1, models)))
         for session in sessions:
+            waiting = (WaitingRequests(count=count, oldest_s=trio.current_time() - came),)
+            demand = (LeaseDemand(0, turn % 3 + 1), *(LeaseDemand(number, 0, waiting) for number in range(1, models)))
             await session.send([DemandReport(demand[-1:] if alone else demand)])
             await trio.sleep(pause)
         await trio.sleep(GAP - pause * len(sessions))
