@@ -21,7 +21,6 @@ from muxd.protocol import (
     DemandReport,
     KeepWish,
     LeaseClaim,
-    LeaseDemand,
     LeaseFailed,
     LeasePlaces,
     LeaseProgress,
@@ -93,8 +92,21 @@ class ProxySession:
 
     def take(self, message: ProxyMessage) -> bool:
         """Do what the proxy says; return whether that is done: a report of which nothing comes is, all else goes on."""
-        if isinstance(message, DemandReport):  # as nearly all are
-            return self._take_report(message.leases)
+        if not isinstance(message, DemandReport):  # as nearly all are
+            self._do(message)
+            return False
+        sessions, is_done = self._sessions, True
+        now = self._time()
+        known = [demand for demand in message.leases if demand.lease in self._leases]  # the others have just ended
+        for told in known:
+            lease, waiting, more = self._leases[told.lease], waiting_of(told.waiting), told is not known[-1]
+            report = DemandReported(now, lease, told.in_flight, waiting, told.batch, told.oldest_s, told.usual_s, more)
+            is_done = sessions.tell_demand(report) and is_done
+            wanted = told.in_flight + _count(told.waiting)
+            is_done = sessions.places.report(lease, wanted, told.places, told.deal) and is_done
+        return is_done
+
+    def _do(self, message: ProxyMessage) -> None:
         match message:
             case LeaseWish():
                 self._ask(message)
@@ -113,19 +125,6 @@ class ProxySession:
                 self._sessions.board.report(message)
             case RequestsTold() | RequestsCancelled():
                 self._sessions.board.answered(self, message)
-        return False
-
-    def _take_report(self, leases: tuple[LeaseDemand, ...]) -> bool:
-        sessions, is_done = self._sessions, True
-        now = self._time()
-        known = [demand for demand in leases if demand.lease in self._leases]  # the others have just ended
-        for told in known:
-            lease, waiting, more = self._leases[told.lease], waiting_of(told.waiting), told is not known[-1]
-            report = DemandReported(now, lease, told.in_flight, waiting, told.batch, told.oldest_s, told.usual_s, more)
-            is_done = sessions.tell_demand(report) and is_done
-            wanted = told.in_flight + _count(told.waiting)
-            is_done = sessions.places.report(lease, wanted, told.places, told.deal) and is_done
-        return is_done
 
     def _reclaim(self, claim: LeaseClaim) -> None:
         if (added := self._add(claim)) is not None:
