@@ -110,7 +110,7 @@ class GpuMemoryTracker:
         self._kept_before, self._at_gate = self._at_gate, 0
         with self._timed():
             missing, _ = await self._until_free(dict.fromkeys(self._on, self._share))
-            self._before = self._not_below(0, await self._settled())
+            self._before = await self._settled()
         self._expect()
         return missing
 
@@ -148,8 +148,7 @@ class GpuMemoryTracker:
         with self._timed():
             gave = self._given_up.get(self._level if self._level is not None else 3, {})
             missing, reading = await self._until_free(gave)
-            now = self._in(reading) if reading is not None else await self._read()
-            self._before = self._not_below(self._kept or 0, now)
+            self._before = self._in(reading) if reading is not None else await self._read()
             self._awake = self._level = None
         self._expect()
         self._kept_before = self._kept or 0
@@ -293,7 +292,11 @@ class GpuMemoryTracker:
         return f"{', '.join(over)} of its memory did not come back in {patience:g} s", now
 
     def _limit(self, gpu: GpuId, level: int) -> int:
-        """Return the bytes that may still be taken on a GPU once the worker has slept at `level`, or ended (3)."""
+        """Return the bytes that may still be taken on a GPU once the worker has slept at `level`, or ended (3).
+
+        Less than nothing was taken before where another worker was then thought to have more than it had, as after its
+        wake while the memory of a third one came back late: once that is set right, no memory would ever be enough.
+        """
         assert self._before is not None
         count = max(1, len(self._on))
         base = self._before[gpu] - self._kept_before // count
@@ -301,7 +304,7 @@ class GpuMemoryTracker:
         if self._level == 0:
             held = (self._kept or 0) // count
         gives = held if level > 0 else min(held, self._cache // count or 2 * NOISE)
-        return base + max(NOISE, held - gives // 2)
+        return max(0, base) + max(NOISE, held - gives // 2)
 
     async def _within(self, patience: float, condition: Callable[[], Awaitable[bool]]) -> bool:
         """Poll `condition`, at least once; return whether it held within `patience` seconds."""
@@ -324,15 +327,6 @@ class GpuMemoryTracker:
             return None
         others = self._others()
         return {gpu: reading[gpu].used - others[gpu] for gpu in self._on}
-
-    def _not_below(self, kept: int, now: Taken | None) -> Taken | None:
-        """Return a reading that has on each GPU at least the worker's part of what it kept there, in bytes.
-
-        Less is read where another worker is thought to have more than it has: its sleep or wake was measured while the
-        memory of a third one came back late.  Taken as it is, no memory of this worker would ever be enough to be back.
-        """
-        share = kept // max(1, len(self._on))
-        return {gpu: max(share, size) for gpu, size in now.items()} if now is not None else None
 
     async def _settled(self) -> Taken | None:
         """Wait until two readings in a row agree, at most gpu_release_timeout; return the last one.

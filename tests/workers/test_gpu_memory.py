@@ -94,6 +94,7 @@ async def test_what_comes_beside_one_that_is_thought_to_have_too_much_is_gone_on
     assert await footprint.until_room_to_load() is None
     gpus.used += 40
     await footprint.came()
+    assert (footprint.awake, held["a"]) == (40 * GiB, {"0": 40 * GiB})
     held["b"] = {"0": 2 * GiB}  # b has slept since, and was measured again
     gpus.used -= 40 + 38
     assert await footprint.until_gone() is None
@@ -114,6 +115,7 @@ async def test_a_wake_beside_one_that_is_thought_to_have_too_much_is_gone_once_i
     assert await footprint.until_room_to_wake() is None
     gpus.used += 38
     await footprint.came()
+    assert held["a"] == {"0": 40 * GiB}
     held["b"] = {"0": once_asleep * GiB}
     gpus.used = once_asleep
     assert await footprint.until_gone() is None
