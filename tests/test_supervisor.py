@@ -104,6 +104,25 @@ async def test_a_report_is_taken_in_at_once_but_never_before_what_was_told_earli
         other.close()
 
 
+async def test_a_report_is_not_taken_in_before_what_an_operator_told_earlier(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        holder = muxd.wants("a")
+        await holder.told("granted")
+        holder.reports(1)
+        other = muxd.wants("b")
+        other.reports(0)  # nothing is wanted of b yet
+        holder.reports(0)
+        await trio.sleep(100.0)
+        ticket = muxd.service.switch("a")
+        other.reports(0, WaitingRequests(count=1))  # the loop has had no turn since
+        assert (await all_of(ticket))[-1]["type"] == "ready"
+        assert type_of(await holder.hears()) == "revoked"  # neither restored before that
+        assert muxd.status("a")["state"] == "draining"  # nor after it
+        holder.close()
+        await other.told("granted")
+        other.close()
+
+
 async def test_servers_are_connected_to_while_something_else_is_waited_for(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         urls = [await muxd.serves(name) for name in "ab"]

@@ -13,6 +13,7 @@ from math import inf
 from typing import Literal
 
 import trio
+from msgspec.structs import replace
 
 from muxd import __version__
 from muxd.core.commands import (
@@ -121,6 +122,7 @@ class Supervisor:
         ones; `successor`: what an upgrade executes.
         """
         self._left = left or {}
+        self._put, context = context.tell, replace(context, tell=self._tell)
         config = context.config
         context.withhold(config)
         self.stopping = trio.Event()  # a shutdown was asked for
@@ -146,7 +148,7 @@ class Supervisor:
         self.decisions = DecisionJournal(config.daemon.state_dir / "decisions.journal")
         limit_of = self._runners.concurrency_limit
         self._sessions = ProxySessions(
-            self._tell, self._take_report, self._runners.resolve, partial(next, numbers), self._history, limit_of
+            context.tell, self._take_report, self._runners.resolve, partial(next, numbers), self._history, limit_of
         )
         self._notices = Notices(self.journal.record)
         self._losses = Losses(config.daemon.log_dir, self.journal.record)
@@ -179,7 +181,7 @@ class Supervisor:
         )
         self._impossible: dict[str, str] = {}  # model name -> why it can never be loaded, as last logged
         self._timer = trio.CancelScope()  # its deadline is when the core wants to be woken
-        self._is_free = False  # the loop waits for an event, and no session has told one that it has not taken yet
+        self._is_free = False  # the loop waits for an event, and none was told that it has not taken yet
 
     @property
     def stuck(self) -> list[str]:
@@ -234,9 +236,9 @@ class Supervisor:
         self._is_free = not self._mailbox.statistics().current_buffer_used
 
     def _tell(self, event: Event) -> None:
-        """Tell the loop an event of a session, before which it takes none of that session's reports."""
+        """Tell the loop an event, before which no report is taken: what is decided later must not be done earlier."""
         self._is_free = False
-        self._context.tell(event)
+        self._put(event)
 
     def _take_report(self, report: DemandReported) -> bool:
         """Handle a report at once if the loop waits for events: to wake it costs as much as the report.
