@@ -169,6 +169,7 @@ class SGLang:
         return None
 
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
+        self._weights_path = ""  # it may have been given other weights, or be another server
         if not released:  # else it is paused
             loads = await self._loads(link)
             await link.call("pause", "/pause_generation", {"mode": "abort"})
@@ -216,7 +217,6 @@ class SGLang:
         kept = list(released)
         if _reloads(model, released):
             path = model.model_path or self._weights_path or await observation.weights_path(link)
-            self._weights_path = ""  # an awake server may be given other weights
             await link.call("resume", "/resume_memory_occupation", {"tags": [WEIGHTS]})
             reload = {"model_path": path, "load_format": "auto", "flush_cache": True}
             await link.call("reload", "/update_weights_from_disk", reload)

@@ -75,10 +75,21 @@ async def test_where_the_weights_are_may_be_asked_ahead_of_each_wake():
         assert [path for path, _, _ in server.calls] == ["/model_info"]
         await engine.wake(link, model(), BOTH)
         assert "/model_info" not in [path for path, _, _ in server.calls[1:]]
-        server.info = {"model_path": "/weights/others"}  # it was given them while it was awake
+
+
+@pytest.mark.parametrize("is_woken", [True, False])
+async def test_where_the_weights_were_in_a_former_sleep_is_not_where_they_are(is_woken):
+    """It was given others while it was awake; or it ended asleep, and the next server was launched with others."""
+    server, engine = Server({"model_path": "/weights/former"}), engine_for(model())
+    async with server.running() as link:
+        await engine.prepare_wake(link, model(), BOTH)
+        if is_woken:
+            await engine.wake(link, model(), BOTH)
+        server.info = {"model_path": "/weights/others"}
+        await engine.sleep(link, model(), 2, ["kv_cache"])
         server.calls.clear()
         await engine.wake(link, model(), BOTH)
-    assert server.calls[0][0] == "/model_info"
+    assert [path for path, _, _ in server.calls[:2]] == ["/model_info", "/resume_memory_occupation"]
     assert server.calls[2][1]["model_path"] == "/weights/others"
 
 
