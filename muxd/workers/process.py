@@ -386,6 +386,7 @@ class WorkerProcess:
 
     async def _until_recorded(self) -> None:
         await self._context.state.until_written(self._change)
+        self._change = 0  # on a disk that hangs one call of an order waits, and not each
         if self._is_measured is not None:
             await self._is_measured.wait()
 

@@ -98,6 +98,23 @@ async def test_what_it_has_is_measured_before_anything_is_done_to_it(autojump_cl
         assert slept.taken == 50 * GiB
 
 
+async def test_on_a_disk_that_hangs_one_call_of_an_order_waits_and_not_each(autojump_clock, tmp_path, monkeypatch):
+    async with one_worker(tmp_path) as worker:
+        await worker.gets_ready()
+        waited: list[int] = []
+
+        async def until_written(change: int) -> None:
+            waited.append(change)
+            await trio.sleep(saved_state.PATIENCE if change else 0)
+
+        monkeypatch.setattr(worker.host.state, "until_written", until_written)
+        await asleep(worker)
+        worker.runner.wake()
+        await worker.tells(WorkerReady)
+        assert worker.server.calls == ["pause", "release", "resume", "reload", "resume", "continue"]
+        assert len([change for change in waited if change]) == 2
+
+
 async def test_a_call_is_in_the_state_file_before_it_is_answered(autojump_clock, tmp_path):
     async with one_worker(tmp_path) as worker:
         await worker.gets_ready()

@@ -36,6 +36,7 @@ TAGS = {0: (KV_CACHE,), 1: (KV_CACHE, WEIGHTS), 2: (KV_CACHE, WEIGHTS)}
 #: A non-streamed request that was aborted can run on for 4 s.
 IDLE_TIMEOUT = 15.0
 FIRST_POLL, IDLE_POLL = 0.001, 0.05  # seconds between two reads of /v1/loads: at first, and at most after doubling
+STALE = 0.05  # seconds after which figures are read again where the pause had to wait for its record that long
 
 #: The server answers /metrics on its HTTP port.  The flag costs nothing that could be measured: a start takes the same
 #: CPU, an idle server 1.8 % of a core with the flag and 1.6 % without; the counters lie in the server's TMPDIR (600 KB)
@@ -171,7 +172,7 @@ class SGLang:
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
         self._weights_path = ""  # it may have been given other weights, or be another server
         if not released:  # else it is paused
-            loads = await self._loads(link)
+            loads = await self._loads_before_call(link)
             await link.call("pause", "/pause_generation", {"mode": "abort"})
             await self._until_idle(link, stamps_in(loads))
         tags = [tag for tag in TAGS[level] if tag not in released]
@@ -195,6 +196,12 @@ class SGLang:
                 await trio.sleep(pause)
                 pause = min(2 * pause, IDLE_POLL)
         raise EngineCallFailed(f"it was not seen idle within {IDLE_TIMEOUT:.0f} s after the pause")
+
+    async def _loads_before_call(self, link: EngineClient) -> Any:
+        """Return the answer of /v1/loads as of when the next call can go out: a rank may stamp others meanwhile."""
+        loads, read = await self._loads(link), trio.current_time()
+        await link.recorded()
+        return loads if trio.current_time() - read < STALE else await self._loads(link)
 
     async def _loads(self, link: EngineClient) -> Any:
         """Return the answer of /v1/loads, None where none came; raise EngineCallFailed where none ever will."""

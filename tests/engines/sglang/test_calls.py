@@ -81,6 +81,21 @@ async def test_a_sleep_pauses_then_waits_until_nothing_runs_then_releases():
     assert server.keys == {"Bearer key"}
 
 
+async def test_figures_that_the_pause_has_outwaited_are_not_those_from_before_it(monkeypatch):
+    """A rank may have stamped others meanwhile, and begun a prefill since, which these do not show."""
+    server, waits = Server(), [0.1]
+    monkeypatch.setattr(sglang_module, "STALE", 0.01)
+
+    async def until_recorded() -> None:
+        await trio.sleep(waits.pop() if waits else 0)
+
+    async with server.running() as (link, _):
+        link.recorded = until_recorded
+        await engine_for(MODEL).sleep(link, MODEL, 2, [])
+    paused = ("/pause_generation", {"mode": "abort"})
+    assert server.calls[:4] == [("loads", 0), ("loads", 0), paused, ("loads", 0)]
+
+
 async def test_a_sleeper_that_goes_deeper_releases_only_what_it_still_has():
     model, server = replace(MODEL, sleep_level=0), Server()
     engine = engine_for(model)
