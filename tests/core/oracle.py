@@ -130,6 +130,7 @@ class Oracle:
                 if self.holds[worker] != GONE and taken is not None:
                     self.peaks[worker] = max(self.peaks.get(worker, 0), taken)
             case WorkerExited(_, worker):
+                self.kept.pop(worker, None)  # by another configuration the next process keeps something else
                 self.holds[worker] = GONE
                 self.copies.pop(worker, None)
                 self.peaks.pop(worker, None)
