@@ -114,4 +114,4 @@ def test_the_simulator_knows_nothing_of_the_supervisor():
     code = "import sys, muxd.simulator.main_process; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     ours = {name for name in out.split() if name.startswith("muxd.")}
-    assert {name.split(".")[1] for name in ours} == {"errors", "http", "simulator"}
+    assert {name.split(".")[1] for name in ours} == {"errors", "http", "plain_stores", "simulator"}
